@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from w207lib import augmentation, models
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(20, 236, (8, 16, 16, 3)).astype("float32")
+STRONG = {
+    "rotation": 0.2, "horizontal_flip": True, "vertical_flip": True, "brightness": 0.3,
+    "contrast": 0.5, "shear": 0.3, "zoom": 0.3, "shift": 0.3,
+}  # fmt: skip
+
+
+def apply(layers, training):
+    x = IMAGES
+    for layer in layers:
+        x = layer(x, training=training)
+    return np.asarray(x)
+
+
+def test_every_change_that_the_reports_used_has_a_default():
+    assert set(augmentation.DEFAULTS) == set(STRONG)
+
+
+@pytest.mark.parametrize("name", STRONG)
+def test_a_layer_changes_images_in_training_and_none_when_predicting(name):
+    (layer,) = augmentation.layers(seed=1, **{name: STRONG[name]})
+    changed = apply([layer], training=True)
+    assert changed.shape == IMAGES.shape
+    assert (np.abs(changed - IMAGES).max(axis=(1, 2, 3)) > 1).any()
+    assert changed.min() >= -1e-3 and changed.max() <= 255 + 1e-3
+    assert np.array_equal(apply([layer], training=False), IMAGES)
+
+
+@pytest.mark.parametrize(("name", "axis"), [("horizontal_flip", 2), ("vertical_flip", 1)])
+def test_a_flip_flips_its_axis_alone(name, axis):
+    changed = apply(augmentation.layers(seed=3, **{name: True}), training=True)
+    flipped = np.flip(IMAGES, axis)
+    which = [np.array_equal(a, b) for a, b in zip(changed, flipped, strict=True)]
+    same = [np.array_equal(a, b) for a, b in zip(changed, IMAGES, strict=True)]
+    assert all(np.logical_xor(which, same)) and any(which)
+
+
+def test_layers_with_one_seed_draw_independently():
+    many = np.tile(IMAGES[:1], (200, 1, 1, 1))
+    layers = augmentation.layers(seed=3, horizontal_flip=True, vertical_flip=True)
+    for layer in layers:
+        many = np.asarray(layer(many, training=True))
+    outcomes = [IMAGES[0], IMAGES[0][:, ::-1], IMAGES[0][::-1], IMAGES[0][::-1, ::-1]]
+    counts = [sum(np.array_equal(one, outcome) for one in many) for outcome in outcomes]
+    assert sum(counts) == 200 and min(counts) > 25
+
+
+def test_layers_come_in_one_order_and_those_off_are_left_out():
+    kinds = [type(layer).__name__ for layer in augmentation.layers(**STRONG)]
+    assert kinds == [
+        "RandomRotation", "RandomFlip", "RandomFlip", "RandomBrightness", "RandomContrast",
+        "RandomShear", "RandomZoom", "RandomTranslation",
+    ]  # fmt: skip
+    reverse = dict(reversed(STRONG.items()))
+    assert [type(layer).__name__ for layer in augmentation.layers(**reverse)] == kinds
+    assert augmentation.layers() == augmentation.layers(rotation=0, vertical_flip=False) == []
+
+
+def test_the_seed_decides_the_draws():
+    one, same, other = (
+        apply(augmentation.layers(seed=s, rotation=0.2, zoom=0.2), True) for s in (1, 1, 2)
+    )
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+
+
+def test_a_model_with_all_layers_is_saved_and_loaded_and_predicts_the_same(tmp_path):
+    import keras
+
+    model = models.build("two_conv", 16, augment=STRONG, seed=1)
+    assert sum("Random" in row["kind"] for row in models.describe(model)) == 8
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    predicted = model.predict(IMAGES, verbose=0)
+    assert np.array_equal(loaded.predict(IMAGES, verbose=0), predicted)
+    plain = models.build("two_conv", 16)
+    plain.set_weights([w for w in model.get_weights() if w.dtype != np.uint32])
+    assert np.allclose(plain.predict(IMAGES, verbose=0), predicted, atol=1e-6)
+
+
+def test_an_unknown_change_is_refused():
+    with pytest.raises(ValueError, match="'blur' is unknown; there are rotation"):
+        augmentation.layers(blur=0.1)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.5, "much", None])
+def test_a_strength_that_is_no_share_is_refused(strength):
+    with pytest.raises(ValueError, match=f"rotation has strength {strength!r}"):
+        augmentation.layers(rotation=strength)

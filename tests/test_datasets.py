@@ -1,0 +1,202 @@
+import json
+
+import pandas as pd
+import pytest
+
+from w207lib import config, datasets
+
+
+def find(root, name="mine", **globs):
+    return datasets.find_images(datasets.Dataset(name, root, root / ".cache", **globs))
+
+
+def labelled(table):
+    return table.groupby(["split", "class_name", "generator"]).size().to_dict()
+
+
+# --- what paths say ----------------------------------------------------------------------
+
+
+def test_the_tree_of_kaggle60k_is_read(tmp_path, make_tree):
+    make_tree(tmp_path, {"train/fake": 3, "train/real": 2, "test/fake": 1, "test/real": 1})
+    assert labelled(find(tmp_path, "kaggle60k")) == {
+        ("train", "FAKE", "unknown"): 3, ("train", "REAL", "real"): 2,
+        ("test", "FAKE", "unknown"): 1, ("test", "REAL", "real"): 1,
+    }  # fmt: skip
+
+
+def test_the_tree_of_cifake_is_read_and_its_generator_is_known(tmp_path, make_tree):
+    make_tree(tmp_path, {"train/FAKE": 2, "train/REAL": 2, "test/FAKE": 1, "test/REAL": 1})
+    assert labelled(find(tmp_path, "cifake")) == {
+        ("train", "FAKE", "stable_diffusion_1.4"): 2, ("train", "REAL", "real"): 2,
+        ("test", "FAKE", "stable_diffusion_1.4"): 1, ("test", "REAL", "real"): 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("folders", [("RealArt", "AiArtData"),
+                                     ("RealArt/RealArt", "AiArtData/AiArtData")])  # fmt: skip
+def test_the_tree_of_art975_is_read_although_its_fakes_come_first(tmp_path, make_tree, folders):
+    real, fake = folders
+    make_tree(tmp_path, {real: 2, fake: 3}, suffix="jpg")
+    assert labelled(find(tmp_path, "art975")) == {
+        ("", "REAL", "real"): 2, ("", "FAKE", "unknown"): 3
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("real", "fake"),
+    [("REAL", "FAKE"), ("Real Images", "Fake-Images"), ("photographs", "generated"),
+     ("0_real", "1_fake"), ("natural", "AI"), ("photos", "ai_generated"), ("reals", "fakes"),
+     ("nature", "synthetic")],
+)  # fmt: skip
+def test_usual_names_are_known_and_the_alphabet_never_decides(tmp_path, make_tree, real, fake):
+    make_tree(tmp_path, {real: 1, fake: 2})
+    assert find(tmp_path)["class_name"].value_counts().to_dict() == {"REAL": 1, "FAKE": 2}
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [("training", "train"), ("Train", "train"), ("val", "validation"), ("valid", "validation"),
+     ("validation", "validation"), ("testing", "test"), ("other", "")],
+)  # fmt: skip
+def test_splits_are_named_by_a_folder_above_or_below_the_class(tmp_path, make_tree, folder, split):
+    make_tree(tmp_path, {f"{folder}/REAL": 1, f"FAKE/{folder}": 1})
+    assert find(tmp_path)["split"].tolist() == [split, split]
+
+
+def test_a_folder_below_fake_names_the_generator_and_below_real_nothing(tmp_path, make_tree):
+    make_tree(tmp_path, {"FAKE/gan/a": 1, "FAKE/diffusion": 1, "REAL/holiday": 1, "FAKE": 1})
+    found = find(tmp_path).set_index("path")["generator"].to_dict()
+    assert found == {
+        "FAKE/000.png": "unknown", "FAKE/gan/a/000.png": "gan",
+        "FAKE/diffusion/000.png": "diffusion", "REAL/holiday/000.png": "real",
+    }  # fmt: skip
+
+
+def test_the_deepest_class_folder_decides(tmp_path, make_tree):
+    make_tree(tmp_path, {"fake/real": 1, "real/fake": 1})
+    found = find(tmp_path).set_index("path")["class_name"].to_dict()
+    assert found == {"fake/real/000.png": "REAL", "real/fake/000.png": "FAKE"}
+
+
+def test_rows_are_sorted_by_path_and_say_size_and_time(tmp_path, make_tree):
+    make_tree(tmp_path, {"REAL": 2, "FAKE": 2})
+    table = find(tmp_path)
+    assert table["path"].tolist() == sorted(table["path"])
+    assert table.columns.tolist() == [
+        "path", "class_name", "generator", "source", "group", "split", "size", "modified"
+    ]  # fmt: skip
+    first = (tmp_path / "FAKE/000.png").stat()
+    assert table.loc[0, ["size", "modified"]].tolist() == [first.st_size, first.st_mtime_ns]
+
+
+def test_hidden_folders_other_files_and_linked_folders_are_left_out(tmp_path, make_tree):
+    make_tree(tmp_path, {"REAL": 1, "FAKE": 1, ".cache/REAL": 1, "REAL/.thumbs": 1})
+    (tmp_path / "REAL" / "notes.txt").write_text("x")
+    (tmp_path / "REAL" / ".hidden.png").write_bytes(b"x")
+    (tmp_path / "FAKE" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert find(tmp_path)["path"].tolist() == ["FAKE/000.png", "REAL/000.png"]
+
+
+def test_images_outside_any_class_folder_are_left_out(tmp_path, make_tree):
+    make_tree(tmp_path, {"REAL": 1, "FAKE": 1, "figures": 4})
+    assert len(find(tmp_path)) == 2
+
+
+def test_globs_name_the_classes_where_folders_do_not(tmp_path, make_tree):
+    make_tree(tmp_path, {"train/cats": 2, "train/dreams": 3, "other": 1})
+    table = find(tmp_path, real="*/cats/*", fake="*/dreams/*")
+    assert labelled(table) == {("train", "REAL", "real"): 2, ("train", "FAKE", "unknown"): 3}
+
+
+def test_globs_win_over_folder_names(tmp_path, make_tree):
+    make_tree(tmp_path, {"REAL": 1, "FAKE": 2})
+    table = find(tmp_path, real="FAKE/*", fake="REAL/*")
+    assert table["class_name"].value_counts().to_dict() == {"REAL": 2, "FAKE": 1}
+
+
+def test_a_file_that_fits_both_globs_is_refused(tmp_path, make_tree):
+    make_tree(tmp_path, {"a": 1})
+    with pytest.raises(ValueError, match="a/000.png fits both"):
+        find(tmp_path, real="a/*", fake="*.png")
+
+
+def test_unknown_folders_are_named_with_the_way_out(tmp_path, make_tree):
+    make_tree(tmp_path, {"cats": 1, "dreams": 1})
+    with pytest.raises(ValueError, match="found .*cats.*--real GLOB --fake GLOB"):
+        find(tmp_path)
+    with pytest.raises(ValueError, match="no image fits --real 'x/.'"):
+        find(tmp_path, real="x/*", fake="y/*")
+
+
+def test_a_sidecar_table_gives_group_generator_and_source(tmp_path, make_tree):
+    make_tree(tmp_path, {"REAL": 2, "FAKE": 2})
+    pd.DataFrame(
+        {"path": ["FAKE/001.png", "REAL/000.png", "gone.png"], "group": ["p1", "p2", "p9"],
+         "generator": ["gan", "real", "x"], "width": ["1", "2", "3"]}
+    ).to_csv(tmp_path / datasets.SIDECAR, index=False)  # fmt: skip
+    table = find(tmp_path).set_index("path")
+    assert table["group"].to_dict() == {
+        "FAKE/000.png": "", "FAKE/001.png": "p1", "REAL/000.png": "p2", "REAL/001.png": ""
+    }  # fmt: skip
+    assert table["generator"].tolist() == ["unknown", "gan", "real", "real"]
+    assert set(table["source"]) == {"mine"} and "width" not in table
+
+
+@pytest.mark.parametrize("text", ["file,group\na,b\n", "path,group\na.png,b\na.png,c\n"])
+def test_a_sidecar_table_without_unique_paths_is_refused(tmp_path, make_tree, text):
+    make_tree(tmp_path, {"REAL": 1, "FAKE": 1})
+    (tmp_path / datasets.SIDECAR).write_text(text)
+    with pytest.raises(ValueError, match="images.csv: expected a column 'path'"):
+        find(tmp_path)
+
+
+# --- by name -----------------------------------------------------------------------------
+
+
+def card(home, name, root, **facts):
+    (home / "data" / name).mkdir(parents=True)
+    text = json.dumps({"name": name, "root": str(root), "real": None, "fake": None} | facts)
+    (home / "data" / name / "dataset.json").write_text(text)
+
+
+def test_an_imported_data_set_is_located_in_its_own_folder_or_where_it_lay(home, tmp_path):
+    (tmp_path / "photos").mkdir()
+    card(home, "far", tmp_path / "photos", real="a*", fake="b*")
+    card(home, "near", "raw")
+    (home / "data/near/raw").mkdir()
+    far, near = datasets.locate("far"), datasets.locate("near")
+    assert (far.root, far.real, far.fake) == (tmp_path / "photos", "a*", "b*")
+    assert near.root == config.data_root() / "near" / "raw"
+    assert near.cache == config.data_root() / "near" / "cache"
+    assert datasets.names() == ["far", "near"]
+
+
+def test_the_bundled_ones_come_first_and_only_where_they_are(home):
+    card(home, "aaa", "raw")
+    assert datasets.names() == ["aaa"]
+    (home / "data/sample/images").mkdir(parents=True)
+    assert datasets.names() == ["sample", "aaa"]
+    assert datasets.locate("sample").root == config.data_root() / "sample" / "images"
+
+
+@pytest.mark.parametrize("name", ["none", "../x", "", "a/b"])
+def test_an_unknown_data_set_is_refused_with_the_command_that_imports_it(home, name):
+    with pytest.raises(ValueError, match="is unknown; .*w207 data add"):
+        datasets.locate(name)
+
+
+def test_a_folder_that_has_gone_is_said_to_have_gone(home, tmp_path):
+    card(home, "far", tmp_path / "gone")
+    with pytest.raises(ValueError, match="gone, which is not there now"):
+        datasets.locate("far")
+
+
+def test_images_are_read_in_the_order_of_their_paths(tmp_path, make_tree):
+    make_tree(tmp_path, {"REAL": 2, "FAKE": 1})
+    dataset = datasets.Dataset("mine", tmp_path, tmp_path)
+    paths = ["REAL/001.png", "FAKE/000.png"]
+    found = dataset.read(paths)
+    assert [image.shape for image in found] == [(8, 8, 3)] * 2
+    assert (found[0] != dataset.read(paths[::-1])[0]).any()
+    assert (found[0] == dataset.read(paths[::-1])[1]).all()

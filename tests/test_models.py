@@ -1,0 +1,207 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from w207lib import models
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype("float32")
+
+COUNTS = [
+    # recipe, size, options, parameters, of them trainable
+    ("w207_simple", None, {}, 80_293_777, 80_293_777),
+    ("w207_tuned", None, {}, 75_900_129, 75_900_129),
+    ("deep_vgg", None, {}, 21_838_105, 21_836_185),
+    ("three_conv", None, {}, 355_778, 355_778),
+    ("custom_cnn", None, {}, 25_786_050, 25_785_090),
+    ("resnet101", None, {}, 43_184_258, 43_078_402),
+    ("resnet101", None, {"frozen": True}, 43_184_258, 525_570),
+    ("two_conv", None, {}, 166_977, 166_977),
+    ("bird_lotfi", None, {}, 141_345, 141_345),
+]
+SIZES = {
+    "w207_simple": 400, "w207_tuned": 400, "deep_vgg": 32, "three_conv": 32, "custom_cnn": 224,
+    "resnet101": 224, "two_conv": 32, "bird_lotfi": 32,
+}  # fmt: skip
+SMALL = ["w207_simple", "w207_tuned", "three_conv", "custom_cnn", "two_conv", "bird_lotfi"]
+
+
+def small(recipe, **options):
+    """Build a recipe at 16 pixels; Report 0's tuned one needs smaller pools for that."""
+    pools = {"pool_size": 2} if recipe == "w207_tuned" else {}
+    return models.build(recipe, 16, **pools | options)
+
+
+# --- the reports' counts -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("recipe", "size", "options", "total", "trainable"), COUNTS)
+def test_a_recipe_has_its_reports_parameters(recipe, size, options, total, trainable):
+    model = models.build(recipe, size, **options)
+    counted = models.parameter_counts(model)
+    assert counted == {"total": total, "trainable": trainable, "frozen": total - trainable}
+    assert model.count_params() == total
+    assert model.input_shape == (None, SIZES[recipe], SIZES[recipe], 3)
+
+
+def test_every_recipe_is_counted_here():
+    assert set(models.RECIPES) == {row[0] for row in COUNTS}
+
+
+def test_report_0s_larger_count_is_adams_two_moments_and_two_scalars():
+    model = models.compile_model(small("w207_tuned"), "w207_tuned")
+    model.optimizer.build(model.trainable_variables)
+    slots = sum(int(np.prod(v.shape)) for v in model.optimizer.variables)
+    total = models.parameter_counts(model)["total"]
+    assert total + slots == 3 * total + 2
+    assert 3 * 75_900_129 + 2 == 227_700_389
+
+
+def test_the_published_code_of_report_1_has_smaller_kernels():
+    channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512]
+    pairs = sum(a * b for a, b in itertools.pairwise(channels))
+    model = models.build("deep_vgg", kernel_size=2)
+    assert models.parameter_counts(model)["total"] == 21_838_105 - (9 - 4) * pairs
+
+
+# --- heads, scaling, options -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", SMALL)
+def test_a_recipe_has_its_reports_head(recipe):
+    last = small(recipe).layers[-1]
+    columns = 2 if recipe in ("three_conv", "custom_cnn") else 1
+    assert last.units == columns
+    assert last.activation.__name__ == {1: "sigmoid", 2: "softmax"}[columns]
+
+
+@pytest.mark.parametrize(("recipe", "columns"), [("two_conv", 1), ("three_conv", 2)])
+def test_both_heads_train_on_labels_in_one_column(recipe, columns):
+    import keras
+
+    keras.utils.set_random_seed(1)
+    model = models.compile_model(small(recipe), recipe)
+    before = model.get_weights()
+    labels = np.array([[0], [1], [0], [1]], "float32")
+    logs = model.train_on_batch(PIXELS, labels, return_dict=True)
+    assert np.isfinite(logs["loss"]) and 0 <= logs["accuracy"] <= 1
+    assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+    scores = model.predict(PIXELS, verbose=0)
+    assert scores.dtype == np.float32 and scores.shape == (4, columns)
+    assert (scores >= 0).all() and (scores <= 1).all()
+    assert columns == 1 or np.allclose(scores.sum(axis=1), 1)
+
+
+def inputs_to_the_network(model, behind):
+    """Return what goes into the first layer of class ``behind``, for black and for white."""
+    import keras
+
+    (layer, *_) = [op for op in model.operations if type(op).__name__ == behind]
+    tensor = layer._inbound_nodes[-1].input_tensors[0]  # a backbone's first node is its own
+    extremes = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255)])
+    found = keras.Model(model.inputs, tensor).predict(extremes, verbose=0)
+    return found.reshape(2, -1)[:, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"), [(None, [0, 1]), ("[0, 1]", [0, 1]), ("[-1, 1]", [-1, 1]),
+                              ("none", [0, 255])]
+)  # fmt: skip
+def test_pixels_are_scaled_inside_the_model(scaling, expected):
+    model = models.build("two_conv", scaling=scaling)
+    assert inputs_to_the_network(model, "Conv2D") == pytest.approx(expected)
+
+
+def test_a_backbone_gets_its_own_preprocessing():
+    model = models.build("transfer:MobileNetV2", 32)
+    assert model.output_shape == (None, 1)
+    assert inputs_to_the_network(model, "Functional") == pytest.approx([-1, 1])
+
+
+def test_a_transfer_model_is_frozen_on_request_and_saved_and_loaded(tmp_path):
+    import keras
+
+    model = models.build("transfer:MobileNet", 32, frozen=True, units=8)
+    counts = models.parameter_counts(model)
+    assert counts["trainable"] == (1024 * 8 + 8) + 2 * 8 + (8 + 1)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    x = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
+    assert np.array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert models.parameter_counts(loaded) == counts
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")  # it was never trained
+@pytest.mark.parametrize("recipe", ["two_conv", "custom_cnn"])
+def test_a_recipe_is_saved_and_loaded_without_code(tmp_path, recipe):
+    import keras
+
+    model = models.compile_model(small(recipe, seed=1), recipe)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    expected = model.predict(PIXELS, verbose=0)
+    assert np.array_equal(loaded.predict(PIXELS, verbose=0), expected)
+    assert loaded.optimizer.learning_rate == model.optimizer.learning_rate
+
+
+def test_a_recipe_is_compiled_as_its_report_trained_it():
+    for recipe, optimizer, rate in (("three_conv", "Adam", 1e-3), ("custom_cnn", "Adam", 1e-3)):
+        compiled = models.compile_model(small(recipe), recipe).optimizer
+        assert type(compiled).__name__ == optimizer
+        assert float(compiled.learning_rate) == pytest.approx(rate)
+    assert models.find("resnet101").optimizer == "sgd"
+    assert models.find("w207_tuned").learning_rate == models.find("resnet101").learning_rate == 1e-4
+    other = models.compile_model(small("two_conv"), "two_conv", learning_rate=0.5)
+    assert float(other.optimizer.learning_rate) == 0.5
+
+
+def test_options_change_the_network():
+    model = models.build("two_conv", filters=(4, 8), units=5, dropout=0.0)
+    kinds = {row["name"]: row for row in models.describe(model)}
+    assert [row["output_shape"][-1] for row in kinds.values()][-1] == 1
+    assert "Dropout" not in {row["kind"] for row in kinds.values()}
+    dense = [row["parameters"] for row in kinds.values() if row["kind"] == "Dense"]
+    assert dense == [6 * 6 * 8 * 5 + 5, 5 + 1]
+
+
+def test_the_description_accounts_for_every_parameter():
+    model = models.build("custom_cnn", 16)
+    rows = models.describe(model)
+    assert [row["name"] for row in rows] == [layer.name for layer in model.layers]
+    counts = models.parameter_counts(model)
+    assert sum(row["parameters"] for row in rows) == counts["total"]
+    assert sum(row["trainable"] for row in rows) == counts["trainable"]
+    assert rows[0]["output_shape"] == (16, 16, 3) and rows[-1]["output_shape"] == (2,)
+
+
+# --- what is refused ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["vgg", "", "transfer:", "transfer", "Transfer:ResNet50"])
+def test_an_unknown_recipe_is_refused_with_those_there_are(recipe):
+    with pytest.raises(ValueError, match=f"recipe '{recipe}' is unknown; there are w207_simple"):
+        models.build(recipe)
+
+
+@pytest.mark.parametrize("backbone", ["ResNet51", "resnet50", "keras", "resnet"])
+def test_an_unknown_backbone_is_refused(backbone):
+    with pytest.raises(ValueError, match=f"backbone '{backbone}' is not in keras.applications"):
+        models.build(f"transfer:{backbone}")
+
+
+def test_an_unknown_option_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="two_conv has no option 'filter'; it has filters, units"):
+        models.build("two_conv", filter=3)
+
+
+def test_an_unknown_scaling_is_refused():
+    with pytest.raises(ValueError, match="scaling '0-1' is unknown"):
+        models.build("two_conv", scaling="0-1")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size"), [("w207_tuned", 16), ("w207_simple", 3), ("two_conv", 8)]
+)
+def test_a_too_small_input_is_refused_in_the_recipes_words(recipe, size):
+    with pytest.raises(ValueError, match=rf"{recipe} cannot take images of {size}×{size} pixels"):
+        models.build(recipe, size)

@@ -1,0 +1,204 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from w207lib import datasets, images, importing, manifest, pipeline, runs
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory, make_tree, make_data):
+    """Images of 12 pixels, wanted at 8: 14 + 7 for training, of which a quarter validates."""
+    counts = {"train/REAL": 14, "train/FAKE": 7, "test/REAL": 2, "test/FAKE": 2}
+    root = make_tree(tmp_path_factory.mktemp("few") / "raw", counts, size=12)
+    return make_data(root, "few", 8)
+
+
+@pytest.fixture(scope="module", params=["memory", "streamed"])
+def training(request, few):
+    limit = pipeline.MEMORY_LIMIT if request.param == "memory" else 0
+    part = dataclasses.replace(few, memory_limit=limit).split("train")
+    assert (part.pixels is None) == (request.param == "streamed")
+    return part
+
+
+def collect(batches, count=None):
+    """Return all pixels and labels of ``count`` batches."""
+    taken = batches if count is None else batches.take(count)
+    pixels, labels = zip(*taken.as_numpy_iterator(), strict=True)
+    return np.concatenate(pixels), np.concatenate(labels)
+
+
+def shuffled(part, **options):
+    return collect(part.batches(4, shuffle_seed=7, **options), 2 * part.steps(4))
+
+
+# --- the tensor contract -----------------------------------------------------------------
+
+
+def test_batches_keep_the_tensor_contract(training):
+    pixels, labels = next(iter(training.batches(4)))
+    assert (pixels.shape, labels.shape) == ((4, 8, 8, 3), (4, 1))
+    assert pixels.dtype == labels.dtype == "float32"
+    assert 0 <= pixels.numpy().min() < 30 and 220 < pixels.numpy().max() <= 255
+    assert training.batches(4).element_spec[0].shape.as_list() == [None, 8, 8, 3]
+
+
+def test_one_pass_has_every_image_once_in_the_rows_order(training):
+    pixels, labels = collect(training.batches(4))
+    assert len(list(training.batches(4))) == training.steps(4) == -(-len(training) // 4)
+    assert labels[:, 0].tolist() == training.rows["label"].tolist()
+    for found, path in zip(pixels, training.rows["path"], strict=True):
+        expected = images.resize(images.read_image(training.root / path), 8)
+        assert np.array_equal(found, expected)
+
+
+def test_every_shuffled_pass_has_each_image_once_in_an_order_of_its_own(training):
+    pixels, labels = shuffled(training)
+    count = len(training)
+    assert len(pixels) == 2 * count
+    keys = [f"{p.tobytes().hex()}-{label}" for p, label in zip(pixels, labels, strict=True)]
+    plain = collect(training.batches(4))
+    ordered = [f"{p.tobytes().hex()}-{label}" for p, label in zip(*plain, strict=True)]
+    first, second = keys[:count], keys[count:]
+    assert sorted(first) == sorted(second) == sorted(ordered)
+    assert first != second and first != ordered
+
+
+def test_streamed_batches_are_those_from_memory(few):
+    streamed = dataclasses.replace(few, memory_limit=0).split("train")
+    for one, other in zip(shuffled(few.split("train")), shuffled(streamed), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_training_that_goes_on_has_the_batches_it_would_have_had(training):
+    whole = shuffled(training)
+    rest = collect(training.batches(4, shuffle_seed=7, first_epoch=1), training.steps(4))
+    for all_of_it, second in zip(whole, rest, strict=True):
+        assert np.array_equal(all_of_it[len(training) :], second)
+
+
+def test_the_seed_decides_the_order(training):
+    one = collect(training.batches(4, shuffle_seed=7), training.steps(4))[0]
+    same = collect(training.batches(4, shuffle_seed=7), training.steps(4))[0]
+    other = collect(training.batches(4, shuffle_seed=8), training.steps(4))[0]
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+
+
+# --- splits ------------------------------------------------------------------------------
+
+
+def test_a_split_has_its_own_usable_images(few):
+    for name in ("train", "validation", "test"):
+        part = few.split(name)
+        assert part.rows["path"].tolist() == manifest.usable(few.manifest, name)["path"].tolist()
+        assert part.labels.dtype == np.float32 and part.labels.shape == (len(part), 1)
+
+
+@pytest.mark.parametrize("name", ["holdout", "test"])
+def test_an_empty_split_is_refused_with_those_there_are(few, name):
+    data = dataclasses.replace(few, manifest=few.manifest[few.manifest["split"] != "test"])
+    with pytest.raises(ValueError, match=f"split '{name}' has no usable image.*train, validation"):
+        data.split(name)
+
+
+@pytest.mark.parametrize("limit", [pipeline.MEMORY_LIMIT, 0])
+def test_a_draw_of_images_keeps_the_classes_shares(few, limit):
+    data = dataclasses.replace(few, memory_limit=limit)
+    whole, drawn = data.split("train"), data.split("train", most=6, seed=3)
+    assert len(drawn) == 6
+    assert drawn.labels.mean() == pytest.approx(whole.labels.mean(), abs=1 / 6)
+    assert set(drawn.rows["path"]) < set(whole.rows["path"])
+    pixels, labels = collect(drawn.batches(6))
+    assert np.array_equal(labels, drawn.labels)
+    first = images.resize(images.read_image(drawn.root / drawn.rows["path"][0]), 8)
+    assert np.array_equal(pixels[0], first)
+    again = data.split("train", most=6, seed=3).rows["path"]
+    assert again.tolist() == drawn.rows["path"].tolist()
+    other = {tuple(data.split("train", most=6, seed=seed).rows["path"]) for seed in range(4)}
+    assert len(other) > 1
+    assert len(data.split("train", most=100)) == len(whole)
+
+
+def test_groups_are_seen_where_images_share_them(few):
+    assert not few.grouped
+    table = few.manifest.assign(group="one")
+    assert dataclasses.replace(few, manifest=table).grouped
+
+
+# --- the cache ---------------------------------------------------------------------------
+
+
+def test_pixels_are_decoded_once_and_then_come_from_the_cache(few, tmp_path, monkeypatch):
+    dataset = dataclasses.replace(few.dataset, cache=tmp_path)
+    rows = manifest.usable(few.manifest, "train")
+    first = pipeline.load_pixels(dataset, rows, 8)
+    assert first.dtype == np.uint8 and first.shape == (len(rows), 8, 8, 3)
+    monkeypatch.setattr(images, "read_image", lambda path: 1 / 0)
+    assert np.array_equal(pipeline.load_pixels(dataset, rows, 8), first)
+    for other in (rows.iloc[1:], rows.iloc[::-1], rows.assign(pixel_hash="changed")):
+        with pytest.raises(ZeroDivisionError):
+            pipeline.load_pixels(dataset, other, 8)
+    with pytest.raises(ZeroDivisionError):
+        pipeline.load_pixels(dataset, rows, 9)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_several_processes_decode_what_one_does(few, tmp_path, monkeypatch):
+    rows = manifest.usable(few.manifest, "train")
+    whole = pipeline.load_pixels(few.dataset, rows, 8)
+    monkeypatch.setattr(pipeline, "CHUNK", 1)  # more than eight chunks are shared out
+    apart = pipeline.load_pixels(dataclasses.replace(few.dataset, cache=tmp_path), rows, 8)
+    assert np.array_equal(whole, apart)
+
+
+# --- from a profile to data --------------------------------------------------------------
+
+
+@pytest.fixture
+def imported(home, tmp_path, make_tree, tiny_profile):
+    """A data set by the name that the profile asks for."""
+    counts = {"train/REAL": 6, "train/FAKE": 6, "test/REAL": 2, "test/FAKE": 2}
+    tree = make_tree(tmp_path / "tree", counts)
+    shutil.copy(tree / "train/REAL/000.png", tree / "train/REAL/copy.png")
+    importing.add("learnable", tree)
+    return tiny_profile(image_size=8), tree
+
+
+def test_prepare_cleans_splits_claims_and_writes_the_manifest(imported, tmp_path):
+    profile, _ = imported
+    data = pipeline.prepare(profile, tmp_path / "run")
+    assert data.size == 8 and set(data.manifest["split"]) == {"train", "validation", "test"}
+    assert (data.manifest["status"] == "duplicate").sum() == 1
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "run" / pipeline.MANIFEST), data.manifest
+    )
+    loaded = pipeline.load_data(profile, tmp_path / "run")
+    pd.testing.assert_frame_equal(loaded.manifest, data.manifest)
+    assert loaded.digest == data.digest == manifest.digest(data.manifest)
+    with pytest.raises(ValueError, match="holds a run of profile tiny"):
+        runs.claim(tmp_path / "run", profile="tiny", data_digest="other")
+
+
+def test_data_before_notebook_02_are_refused_with_the_command(imported, tmp_path):
+    with pytest.raises(FileNotFoundError, match="w207 run --profile tiny --to 02"):
+        pipeline.load_data(imported[0], tmp_path / "run")
+
+
+def test_data_that_have_changed_since_are_refused(imported, tmp_path):
+    profile, tree = imported
+    pipeline.prepare(profile, tmp_path / "run")
+    shutil.copy(tree / "train/REAL/001.png", tree / "train/FAKE/000.png")
+    with pytest.raises(ValueError, match="data set learnable has changed since"):
+        pipeline.load_data(profile, tmp_path / "run")
+    with pytest.raises(ValueError, match="holds a run of profile tiny on data"):
+        pipeline.prepare(profile, tmp_path / "run")
+
+
+def test_an_unknown_data_set_is_refused_before_anything_is_written(home, tmp_path, tiny_profile):
+    with pytest.raises(ValueError, match="w207 data add learnable"):
+        pipeline.prepare(tiny_profile(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert datasets.names() == []

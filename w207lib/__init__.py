@@ -1,0 +1,28 @@
+"""Is this picture a photograph, or was it generated? A course project one can trust.
+
+The modules, lowest layer first; a module imports only from layers below it, or from
+further left in its own row (``tests/test_layers.py`` holds that):
+
+=====  ==================================================================================
+layer  modules
+=====  ==================================================================================
+0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks)
+1      ``runs`` (run folders, provenance) · ``devices`` (memory, precision) · ``doctor`` ·
+       ``features`` (image statistics, spectra) · ``style`` · ``diagrams`` ·
+       ``plots`` (tables → axes) · ``galleries`` (images → figures) · ``intervals`` ·
+       ``threshold`` · ``evaluate`` (predictions → metrics)
+2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` · ``importing`` ·
+       ``clean`` · ``split``
+3      ``pipeline`` (manifest → tensors) · ``augmentation`` · ``models`` (recipes) ·
+       ``baselines``
+4      ``predict`` · ``train`` · ``tune``
+5      ``generators`` (making fakes)
+6      ``report`` (tables, pages) · ``batch`` (papermill)
+7      ``cli`` and the notebooks
+=====  ==================================================================================
+
+Three things carry everything: the *manifest* (one row an image), a *Keras model* that takes
+raw pixels, and the *predictions table* (one row an image × model × condition).
+"""
+
+__version__ = "0.1.0"

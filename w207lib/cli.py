@@ -1,0 +1,332 @@
+"""The command ``w207``. Nothing heavy is imported before a command is known to need it."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import sys
+from pathlib import Path
+
+EXIT_WRONG_USE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Words behind ``w207``; None for the process's own.
+
+    Returns:
+        0 when all went well, 1 when the work failed, 2 for wrong use, 130 after Ctrl-C.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a Windows console may lack a character
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("\nw207: stopped. What is finished is kept; --resume goes on.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        print(f"w207: {_one_line(error)}", file=sys.stderr)
+        return EXIT_WRONG_USE
+    except OSError as error:
+        what = error.strerror or str(error)
+        if error.errno == errno.ENOSPC and "disk is full" not in what:
+            what = f"the disk is full ({error.filename or 'while writing'}); free some and go on"
+        elif error.filename:
+            what = f"{error.filename}: {what}"
+        print(f"w207: {what}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        print(f"w207: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "w207", description="Tell photographs from AI-generated images: data, runs, results."
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run = _command(commands, "run", _run, "execute the notebooks on a profile's data")
+    run.add_argument("--profile", default="sample", metavar="NAME", help="sample, cifake, photos")
+    run.add_argument("--resume", action="store_true", help="leave out what is already whole")
+    run.add_argument("--only", action="append", metavar="NN", help="just this one (repeatable)")
+    run.add_argument("--from", dest="first", metavar="NN", help="nothing before this one")
+    run.add_argument("--to", dest="last", metavar="NN", help="nothing behind this one")
+    run.add_argument("--dry-run", action="store_true", help="say what would be done")
+    run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
+                     help="set a notebook's parameter (repeatable)")  # fmt: skip
+    run.add_argument("--out", metavar="DIR", type=Path, help="run folder (runs/PROFILE)")
+
+    data = commands.add_parser("data", help="import data sets, or list them")
+    kinds = data.add_subparsers(metavar="ACTION", required=True)
+    add = _command(kinds, "add", _data_add, "import a folder or an archive")
+    add.add_argument("name", metavar="NAME", help="what to call it")
+    add.add_argument("source", metavar="SOURCE", help="a folder, a .zip, or a .tar.*")
+    add.add_argument("--real", metavar="GLOB", help="which paths are photographs")
+    add.add_argument("--fake", metavar="GLOB", help="which paths are generated images")
+    _command(kinds, "list", _data_list, "list the data sets on this machine")
+
+    train = _command(commands, "train", _train, "train one recipe")
+    train.add_argument("recipe", metavar="RECIPE", help="a network or baseline, by name")
+    _training_options(train)
+    train.add_argument("--epochs", type=int, metavar="N", help="most epochs")
+    train.add_argument("--learning-rate", type=float, metavar="X", help="the optimizer's rate")
+    train.add_argument("--augment", action="store_true", help="with random changes of the images")
+    train.add_argument("--tensorboard", action="store_true", help="write TensorBoard's logs")
+
+    tune = _command(commands, "tune", _tune, "search hyperparameters over Report 0's space")
+    _training_options(tune)
+    tune.add_argument("--kind", default="random", choices=("random", "hyperband", "bayesian"),
+                      help="how combinations are chosen (random)")  # fmt: skip
+    tune.add_argument("--trials", type=int, metavar="N", help="most trials")
+
+    evaluate = _command(commands, "evaluate", _evaluate, "metrics from a predictions table")
+    evaluate.add_argument("source", metavar="RUN_OR_TABLE", type=Path,
+                          help="a run folder, or predictions as .parquet or .csv")  # fmt: skip
+    evaluate.add_argument("--by", metavar="COLUMN", help="one row for each of its values")
+    evaluate.add_argument("--threshold", type=float, metavar="X",
+                          help="instead of the one chosen on validation")  # fmt: skip
+    evaluate.add_argument("--csv", metavar="FILE", type=Path, help="write all columns there")
+
+    publish = _command(commands, "publish", _publish, "copy a run's public part into results/")
+    publish.add_argument("folder", metavar="RUN", type=Path, help="a run folder: runs/cifake")
+
+    _command(commands, "notebooks", _notebooks,
+             "execute the notebooks on the sample and store their outputs")  # fmt: skip
+    _command(commands, "doctor", _doctor, "say what this machine has")
+    return parser
+
+
+def _command(commands, name: str, function, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=function)
+    return parser
+
+
+def _training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", default="sample", metavar="NAME", help="data set (sample)")
+    parser.add_argument("--profile", metavar="NAME", help="settings (the data set's own)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of everything random")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="run folder (runs/PROFILE)")
+
+
+def _run(options) -> int:
+    from w207lib import batch, config, report, runs
+
+    settings = config.load(options.profile)
+    notebooks = batch.choose(
+        batch.find(), only=options.only, first=options.first, last=options.last
+    )
+    parameters = dict(_parse_parameter(text) for text in options.parameter)
+    batch.check_parameters(notebooks, parameters)
+    root = options.out or runs.run_root(settings)
+    if options.dry_run:
+        print(f"profile {options.profile}: {settings}\nrun folder {root}")
+        for notebook in notebooks:
+            needs = f" (needs {', '.join(notebook.needs)})" if notebook.needs else ""
+            print(f"  {notebook.path.name}{needs}")
+        return 0
+    from w207lib import datasets
+
+    datasets.locate(settings.dataset)
+    logging.getLogger().setLevel(logging.WARNING)  # two progress bars say enough
+    try:
+        summary = batch.run(
+            options.profile, notebooks=notebooks, parameters=parameters, out=options.out,
+            resume=options.resume,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        words = [w for w in sys.argv[1:] if w != "--resume"] or ["run"]
+        print(f"\nw207: stopped. Go on with: w207 {' '.join(words)} --resume", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    root = Path(summary["run"])
+    page = report.write_page(root)
+    _print_summary(summary, report.results_table(root))
+    print(f"\nexecuted notebooks  {root / 'notebooks'}\nfigures             {root / 'figures'}")
+    print(f"metrics             {root / report.METRICS}\nopen this page      {page}")
+    return 0 if batch.succeeded(summary, notebooks) else 1
+
+
+def _print_summary(summary: dict, table) -> None:
+    from w207lib import report
+
+    print()
+    for number, row in sorted(summary["notebooks"].items()):
+        note = f"  {row['error']}" if row["error"] else ""
+        print(f"{number}  {row['status']:11} {row['seconds']:7.1f} s  {row['notebook']}{note}")
+    if len(table):
+        shares = [c for c in ("train", "validation", "test", "test_low", "test_high") if c in table]
+        shown = report.as_percent(table, shares)
+        print("\n" + shown.to_string(index=False, na_rep="–", float_format=lambda v: f"{v:.3f}"))
+
+
+def _data_add(options) -> int:
+    from w207lib import importing, manifest
+
+    if "://" in options.source or options.source.startswith("kaggle:"):
+        raise ValueError(
+            f"{options.source}: only folders and archives on this disk can be imported so far. "
+            "Download it in a browser, then give the archive."
+        )
+    dataset, table = importing.add(
+        options.name, options.source, real=options.real, fake=options.fake
+    )
+    print(f"data set {dataset.name}: {len(table):,} images in {dataset.root}")
+    print(manifest.summary(table).to_string(index=False))
+    faulty = table[table["status"] != "ok"]
+    for row in faulty.head(10).itertuples():
+        print(f"{row.status}: {row.path}: {row.reason}")
+    if len(faulty) > 10:
+        print(f"… and {len(faulty) - 10:,} more that cannot be read")
+    print(f"digest {manifest.digest(table)[:16]}")
+    return 0
+
+
+def _data_list(options) -> int:
+    from w207lib import datasets
+
+    for name in datasets.names():
+        try:
+            print(f"{name:16} {datasets.locate(name).root}")
+        except ValueError as error:
+            print(f"{name:16} {error}")
+    return 0
+
+
+def _settings(options, **changes):
+    """Return the profile and run folder of a training command."""
+    import dataclasses
+
+    from w207lib import config, datasets, runs
+
+    datasets.locate(options.data)
+    name = options.profile or (options.data if options.data in config.PROFILES else "sample")
+    settings = config.load(name, seed=options.seed, image_size=options.image_size, **changes)
+    if options.data != settings.dataset:
+        settings = dataclasses.replace(settings, name=options.data, dataset=options.data)
+    return settings, (options.out or runs.run_root(settings)).resolve()
+
+
+def _train(options) -> int:
+    from w207lib import augmentation, baselines, manifest, models, pipeline, runs, train
+
+    settings, root = _settings(options, epochs=options.epochs)
+    classical = options.recipe in baselines.names()
+    if not classical:
+        models.build(options.recipe, settings.image_size)  # whatever is wrong shows here
+    with runs.locked(root):
+        data = pipeline.prepare(settings, root)
+        if classical:
+            measured = manifest.statistics(data.dataset)
+            folder = train.fit_baseline(options.recipe, data, measured, settings, root / "models")
+        else:
+            folder = train.fit(
+                options.recipe, data, settings, root / "models",
+                learning_rate=options.learning_rate, tensorboard=options.tensorboard,
+                augment=augmentation.DEFAULTS if options.augment else None,
+            )  # fmt: skip
+    for row in train.read_metrics(folder)["scores"]:
+        print(
+            f"{row['split']:10} accuracy {row['accuracy']:.4f} "
+            f"({row['accuracy_low']:.4f} to {row['accuracy_high']:.4f}), n {row['n']:,}"
+        )
+    print(f"run folder {folder}")
+    return 0
+
+
+def _tune(options) -> int:
+    from w207lib import pipeline, runs, tune
+
+    settings, root = _settings(options, tuning_trials=options.trials)
+    with runs.locked(root):
+        data = pipeline.prepare(settings, root)
+        folder = tune.search(data, settings, root / "tuning", kind=options.kind)
+    print(tune.read_trials(folder).to_string(index=False))
+    print(f"best {tune.read_best(folder)}\nsearch folder {folder}")
+    return 0
+
+
+def _evaluate(options) -> int:
+    import pandas as pd
+
+    from w207lib import evaluate, report, runs
+
+    source = options.source
+    if source.is_dir():
+        table = report.predictions(source)
+    elif source.suffix in (".parquet", ".csv") and source.is_file():
+        table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
+        table = table.astype({c: object for c in table.select_dtypes("category")})
+    else:
+        raise ValueError(
+            f"{source} is no run folder and no predictions table; expected a folder such as "
+            "runs/sample, or a .parquet or .csv file."
+        )
+    scores = evaluate.score(table, by=options.by, threshold=options.threshold)
+    columns = ["model", "split", "condition", options.by, "n", "threshold", "accuracy",
+               "accuracy_low", "accuracy_high", "recall_fake", "specificity", "f1_fake",
+               "roc_auc"]  # fmt: skip
+    shown = scores[[c for c in columns if c]]
+    print(shown.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
+    if options.csv:
+        print(f"written to {runs.write_table(options.csv, scores)}")
+    return 0
+
+
+def _publish(options) -> int:
+    from w207lib import report
+
+    print(f"published to {report.publish(options.folder)}")
+    report.fill_readme()
+    return 0
+
+
+def _notebooks(options) -> int:
+    from w207lib import batch
+
+    failed = batch.store_outputs()
+    for line in failed:
+        print(f"w207: {line}", file=sys.stderr)
+    print("nothing was stored" if failed else "outputs stored in notebooks/")
+    return 1 if failed else 0
+
+
+def _doctor(options) -> int:
+    from w207lib import doctor
+
+    return doctor.print_doctor()
+
+
+def _parse_parameter(text: str) -> tuple[str, object]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.isidentifier():
+        raise ValueError(f"-p {text!r} came; expected NAME=VALUE, such as -p epochs=3.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        literals = {"None": None, "True": True, "False": False}
+        return name, literals.get(value, value)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _version() -> str:
+    from w207lib import __version__
+
+    return f"w207lib {__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

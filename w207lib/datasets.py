@@ -1,0 +1,207 @@
+"""Data sets by name: where they lie, and what the paths of their images say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from w207lib import config
+from w207lib.images import SUFFIXES, read_image
+
+SIDECAR = "images.csv"
+"""A data set may bring this table: ``path`` and any of ``generator, source, group``."""
+
+CLASS_FOLDERS = {
+    "REAL": {"real", "reals", "real_images", "realart", "photo", "photos", "photograph",
+             "photographs", "natural", "nature", "0_real"},
+    "FAKE": {"fake", "fakes", "fake_images", "aiartdata", "ai", "ai_images", "ai_generated",
+             "generated", "synthetic", "1_fake"},
+}  # fmt: skip
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation",
+    "validation": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+FAKE_GENERATORS = {"cifake": "stable_diffusion_1.4"}
+"""What made the fakes of a public data set whose folders do not say it."""
+BUNDLED = {"sample": "images", "sample-unseen": "unseen", "sample-faulty": "faulty"}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set on this machine.
+
+    Attributes:
+        name: Its name.
+        root: The folder of raw images, which is never written to.
+        cache: The folder for what is derived from them.
+        real: Glob of the photographs, relative to ``root``; None for the usual folder names.
+        fake: Glob of the generated images, likewise.
+    """
+
+    name: str
+    root: Path
+    cache: Path
+    real: str | None = None
+    fake: str | None = None
+
+    def read(self, paths: Iterable[str]) -> list[np.ndarray]:
+        """Read images by their paths in the manifest; a list of uint8 ``(H, W, 3)``."""
+        return [read_image(self.root / path) for path in paths]
+
+
+def locate(name: str) -> Dataset:
+    """Find an imported or bundled data set.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    data = config.data_root()
+    if name in BUNDLED:
+        root = data / "sample" / BUNDLED[name]
+        if root.is_dir():
+            return Dataset(name, root, data / "sample" / "cache" / name)
+        raise ValueError(
+            f"the bundled data set {name!r} is not in {data / 'sample'}. Get data/sample from "
+            "the project's repository again."
+        )
+    card = data / name / "dataset.json"
+    if not re.fullmatch(r"[\w.-]+", name) or not card.is_file():
+        raise ValueError(
+            f"data set {name!r} is unknown; there are {', '.join(names())}. "
+            f"Import it with: w207 data add {name} FOLDER_OR_ARCHIVE"
+        )
+    facts = json.loads(card.read_text(encoding="utf-8"))
+    root = Path(facts["root"])
+    root = root if root.is_absolute() else data / name / root
+    if not root.is_dir():
+        raise ValueError(
+            f"data set {name!r} was imported from the folder {root}, which is not there now. "
+            f"Put it back, or remove {data / name} and import the data set again."
+        )
+    return Dataset(name, root, data / name / "cache", facts["real"], facts["fake"])
+
+
+def names() -> list[str]:
+    """Return the names of all data sets on this machine, the bundled ones first."""
+    data = config.data_root()
+    found = sorted(card.parent.name for card in data.glob("*/dataset.json"))
+    return [name for name in BUNDLED if (data / "sample" / BUNDLED[name]).is_dir()] + found
+
+
+def find_images(dataset: Dataset) -> pd.DataFrame:
+    """List a data set's image files with what their paths say.
+
+    Args:
+        dataset: Where to look.
+
+    Returns:
+        One row a file, sorted by ``path`` (relative to the root, with ``/``), with
+        ``class_name, generator, source, group, split`` (empty where nothing says it) and
+        ``size`` (bytes), ``modified`` (nanoseconds).
+
+    Raises:
+        ValueError: No file belongs to a class, or one belongs to both.
+    """
+    rows, folders = [], []
+    default = FAKE_GENERATORS.get(dataset.name, "unknown")
+    for folder, entries in _folders(dataset.root):
+        files = [e for e in entries if os.path.splitext(e.name)[1].lower() in SUFFIXES]
+        if not files:
+            continue
+        folders.append(str(folder))
+        split, (folder_class, below) = _split_of(folder), _class_of(folder)
+        prefix = "" if str(folder) == "." else f"{folder}/"
+        for entry in files:
+            path = prefix + entry.name
+            class_name = folder_class if dataset.real is None else _class_by_glob(path, dataset)
+            if class_name is None:
+                continue
+            made_by = "real" if class_name == "REAL" else (below or default)
+            facts = entry.stat()
+            rows.append(
+                (path, class_name, made_by, dataset.name, "", split, facts.st_size,
+                 facts.st_mtime_ns)
+            )  # fmt: skip
+    if not rows:
+        expected = (
+            f"fits --real {dataset.real!r} or --fake {dataset.fake!r}"
+            if dataset.real is not None
+            else "lies in a folder called REAL or FAKE (or real, fake, RealArt, AiArtData …)"
+        )
+        found = ", ".join(folders[:6]) or "no image at all"
+        raise ValueError(
+            f"{dataset.name}: no image {expected}; found {found}. "
+            "Name them with --real GLOB --fake GLOB."
+        )
+    columns = ["path", "class_name", "generator", "source", "group", "split", "size", "modified"]
+    rows.sort()
+    return _with_sidecar(pd.DataFrame(rows, columns=columns), dataset)
+
+
+def _folders(root: Path) -> Iterator[tuple[PurePosixPath, list[os.DirEntry]]]:
+    """Walk the folders below ``root``, hidden ones left out; links to folders not followed."""
+    waiting = [PurePosixPath(".")]
+    while waiting:
+        folder = waiting.pop()
+        with os.scandir(root / folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
+        waiting += [folder / e.name for e in entries if e.is_dir(follow_symlinks=False)]
+        yield folder, [entry for entry in entries if entry.is_file()]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+def _class_by_glob(path: str, dataset: Dataset) -> str | None:
+    globs = (("REAL", dataset.real), ("FAKE", dataset.fake))
+    hits = [name for name, pattern in globs if fnmatch(path, pattern)]
+    if len(hits) == 2:
+        raise ValueError(
+            f"{path} fits both --real {dataset.real!r} and --fake {dataset.fake!r}; "
+            "expected globs that no file shares."
+        )
+    return hits[0] if hits else None
+
+
+def _class_of(folder: PurePosixPath) -> tuple[str | None, str]:
+    """Return the class that the deepest class folder names, and the folder right below it."""
+    parts = folder.parts
+    for depth in range(len(parts) - 1, -1, -1):
+        for class_name, known in CLASS_FOLDERS.items():
+            if _normal(parts[depth]) in known:
+                return class_name, parts[depth + 1] if depth + 1 < len(parts) else ""
+    return None, ""
+
+
+def _split_of(folder: PurePosixPath) -> str:
+    for part in folder.parts:
+        if _normal(part) in SPLIT_FOLDERS:
+            return SPLIT_FOLDERS[_normal(part)]
+    return ""
+
+
+def _with_sidecar(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    path = dataset.root / SIDECAR
+    if not path.is_file():
+        return table
+    extra = pd.read_csv(path, dtype=str, keep_default_na=False)
+    known = [c for c in ("generator", "source", "group") if c in extra.columns]
+    if "path" not in extra.columns or extra["path"].duplicated().any():
+        raise ValueError(
+            f"{path}: expected a column 'path' in which no image stands twice, and any of "
+            f"generator, source, group; it has {', '.join(extra.columns)}."
+        )
+    extra = extra.set_index("path")[known].reindex(table["path"])
+    for column in known:
+        given = extra[column].to_numpy()
+        table[column] = table[column].where(pd.isna(given), given)
+    return table

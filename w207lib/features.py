@@ -1,0 +1,105 @@
+"""What can be measured of an image without a network: grey-level statistics and spectra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+STATISTICS = (
+    "mean", "median", "standard_deviation", "minimum", "maximum", "max_over_min", "range",
+    "interquartile_range",
+)  # fmt: skip
+"""Report 1's eight statistics of an image's grey levels."""
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+    """Return luma (ITU-R BT.601, as Pillow's mode L) of uint8 ``(..., 3)``, as uint8."""
+    weights = np.array([19595, 38470, 7471], np.uint32)
+    return ((pixels.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)
+
+
+def statistics(pixels: np.ndarray) -> dict[str, float]:
+    """Measure an image's grey levels.
+
+    Args:
+        pixels: uint8 ``(H, W, 3)``.
+
+    Returns:
+        ``STATISTICS`` by name, in grey levels 0 to 255; ``max_over_min`` is
+        ``(maximum + 1) / (minimum + 1)``, so that a black pixel does not make it infinite.
+    """
+    counts = np.bincount(grey(pixels).ravel(), minlength=256)
+    levels = np.arange(256.0)
+    total = counts.sum()
+    cumulated = np.cumsum(counts)
+    mean = float(counts @ levels / total)
+    lower, median, upper = (_quantile(cumulated, total, q) for q in (0.25, 0.5, 0.75))
+    present = np.flatnonzero(counts)
+    minimum, maximum = float(present[0]), float(present[-1])
+    values = (
+        mean, median, float(np.sqrt(counts @ (levels - mean) ** 2 / total)), minimum, maximum,
+        (maximum + 1) / (minimum + 1), maximum - minimum, upper - lower,
+    )  # fmt: skip
+    return dict(zip(STATISTICS, values, strict=True))
+
+
+def _quantile(cumulated: np.ndarray, total: int, q: float) -> float:
+    """Return the linearly interpolated quantile of a histogram of whole levels."""
+    position = q * (total - 1)
+    below, above = np.searchsorted(cumulated, [np.floor(position), np.ceil(position)], "right")
+    return float(below + (above - below) * (position - np.floor(position)))
+
+
+def log_spectrum(images: np.ndarray) -> np.ndarray:
+    """Average the log-amplitude spectra of many images.
+
+    Each grey image loses its mean and is faded out by a Hann window before the transform.
+
+    Args:
+        images: uint8 ``(N, S, S, 3)``.
+
+    Returns:
+        float64 ``(S, S)``, the mean of ``log10(1 + |FFT|)``; zero frequency in the middle.
+
+    Raises:
+        ValueError: There is no image, or they are not square.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or not len(images) or images.shape[1] != images.shape[2]:
+        raise ValueError(
+            f"spectra: images of shape {images.shape} came; expected (N, S, S, 3) with N ≥ 1. "
+            "Resize them to one square size first."
+        )
+    window = np.hanning(images.shape[1])
+    window = np.outer(window, window)
+    total = np.zeros(images.shape[1:3])
+    for start in range(0, len(images), 512):
+        levels = grey(images[start : start + 512]).astype(float)
+        levels -= levels.mean(axis=(1, 2), keepdims=True)
+        total += np.log10(1 + np.abs(np.fft.fft2(levels * window))).sum(axis=0)
+    return np.fft.fftshift(total / len(images))
+
+
+def radial_profile(spectrum: np.ndarray) -> pd.DataFrame:
+    """Average a centred spectrum over rings of equal frequency.
+
+    Args:
+        spectrum: float ``(S, S)`` as ``log_spectrum`` gives it.
+
+    Returns:
+        Columns ``frequency`` (cycles per pixel, 0 to 0.5) and ``power`` (the spectrum's unit).
+    """
+    size = spectrum.shape[0]
+    axis = np.arange(size) - size // 2
+    radius = np.rint(np.hypot(*np.meshgrid(axis, axis))).astype(int)
+    keep = radius <= size // 2
+    sums = np.bincount(radius[keep], spectrum[keep])
+    counts = np.bincount(radius[keep])
+    return pd.DataFrame({"frequency": np.arange(len(sums)) / size, "power": sums / counts})
+
+
+def table(rows: Iterable[dict]) -> pd.DataFrame:
+    """Gather per-image statistics, each with its ``path``, into one table."""
+    return pd.DataFrame(list(rows), columns=["path", *STATISTICS])

@@ -1,0 +1,149 @@
+"""One way to read an image file: every format and mode becomes upright uint8 RGB."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .avif".split()
+)
+RESAMPLING = "bicubic"
+"""The one filter that resizes: Pillow's bicubic, which antialiases when it makes smaller."""
+MAX_PIXELS = 200_000_000
+"""Above this an image counts as a decompression bomb; cameras reach some 100 million."""
+
+
+class UnreadableImage(ValueError):
+    """An image file that cannot be decoded.
+
+    Attributes:
+        status: ``corrupted`` (no image) or ``incomplete`` (it breaks off).
+        reason: One clause for a person.
+    """
+
+    def __init__(self, path, status: str, reason: str):
+        super().__init__(f"{path}: {status}, {reason}")
+        self.status, self.reason = status, reason
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image file as upright RGB.
+
+    EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to
+    8 bits, CMYK and palettes are converted; of an animation the first frame is taken.
+
+    Args:
+        path: An image file of any format that Pillow reads.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
+
+    Raises:
+        UnreadableImage: The file is not an image, breaks off, or is larger than
+            ``MAX_PIXELS``.
+        OSError: The file cannot be opened at all.
+    """
+    return np.asarray(open_image(path)[0])
+
+
+def open_image(path: str | Path) -> tuple[Image.Image, dict]:
+    """Read an image file as upright RGB, with what its header says.
+
+    Args:
+        path: As for ``read_image``.
+
+    Returns:
+        The RGB picture, and ``width, height`` (upright, in pixels), ``format``, ``mode`` (as
+        stored) and ``bytes`` of the file.
+
+    Raises:
+        UnreadableImage: As for ``read_image``.
+        OSError: The file cannot be opened at all.
+    """
+    data = Path(path).read_bytes()
+    if not data:
+        raise UnreadableImage(path, "corrupted", "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own size limit; ours follows
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise UnreadableImage(path, "corrupted", "the content is no image format") from None
+    except Exception as error:
+        raise UnreadableImage(path, "corrupted", _clause(error)) from None
+    facts = {"format": image.format, "mode": image.mode, "bytes": len(data)}
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImage(
+            path, "corrupted", f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            image = to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:
+        raise UnreadableImage(path, "incomplete", _clause(error)) from None
+    return image, {"width": image.width, "height": image.height, **facts}
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return any Pillow image as 8-bit RGB, transparency over white."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, np.float64)
+        if image.mode.startswith("I;16") or image.mode == "I" and values.max(initial=0) > 255:
+            values = values / 257.0  # 65535 → 255
+        values = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        return Image.fromarray(values).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resize an image to a square, antialiased; the aspect ratio is not kept.
+
+    Args:
+        pixels: uint8 ``(H, W, 3)``.
+        size: Side of the result, in pixels.
+
+    Returns:
+        uint8 ``(size, size, 3)``.
+    """
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    image = Image.fromarray(pixels).resize((size, size), Image.Resampling[RESAMPLING.upper()])
+    return np.asarray(image)
+
+
+def pixel_hash(pixels: np.ndarray) -> str:
+    """Return the SHA-256 over shape and RGB bytes of a uint8 ``(H, W, 3)`` image."""
+    shape = ",".join(map(str, pixels.shape)).encode()
+    return hashlib.sha256(shape + b":" + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def perceptual_hash(image: Image.Image) -> str:
+    """Return the 64-bit difference hash of an RGB image, 16 hexadecimal digits.
+
+    The grey image is reduced to 9 × 8 pixels; a bit says whether a pixel is brighter than its
+    right neighbour (N. Krawetz, "Kind of like that", 2013).
+    """
+    small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX))
+    return np.packbits(small[:, :-1] > small[:, 1:]).tobytes().hex()
+
+
+def _clause(error: Exception) -> str:
+    text = str(error).strip().rstrip(".") or type(error).__name__
+    return text.splitlines()[0][:160]
+
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False

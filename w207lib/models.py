@@ -1,0 +1,319 @@
+"""The reports' networks as named recipes. Every model takes raw pixels in [0, 255].
+
+A recipe is built by ``build`` and compiled by ``compile_model``. Scaling, preprocessing and
+augmentation are layers, so a saved model needs nothing beside it. Only ``keras`` is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from w207lib import augmentation
+from w207lib.devices import quiet_keras
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network of a report.
+
+    Attributes:
+        body: Adds the layers behind the scaled input; takes the Keras module, a tensor and
+            the recipe's options, and returns a tensor.
+        image_size: The report's own input side, in pixels.
+        head: ``sigmoid`` (one column, P(FAKE)) or ``softmax`` (two columns, REAL and FAKE).
+        optimizer: ``adam`` or ``sgd``.
+        learning_rate: The report's own.
+        report: Where it comes from.
+        scaling: What the pixels are scaled to: ``[0, 1]``, ``[-1, 1]``, or ``none``.
+        options: What ``body`` may be told, with its defaults.
+        assumed: What the report does not say and was chosen here.
+    """
+
+    body: Callable
+    image_size: int
+    head: str
+    learning_rate: float
+    report: str
+    optimizer: str = "adam"
+    scaling: str = "[0, 1]"
+    options: dict = field(default_factory=dict)
+    assumed: str = ""
+
+
+def build(
+    recipe: str,
+    image_size: int | None = None,
+    *,
+    scaling: str | None = None,
+    augment: dict | None = None,
+    seed: int | None = None,
+    **options,
+):
+    """Build an uncompiled network.
+
+    Args:
+        recipe: One of ``RECIPES``, or ``transfer:<Backbone>`` with the name of any
+            ``keras.applications`` backbone.
+        image_size: Side of the square input, in pixels; None for the report's own.
+        scaling: ``[0, 1]`` or ``[-1, 1]`` instead of the recipe's own.
+        augment: Strengths for ``augmentation.layers``; None for no augmentation.
+        seed: Seed of augmentation and dropout.
+        **options: The recipe's own options, such as ``filters_1``.
+
+    Returns:
+        A ``keras.Model`` from float32 ``(B, S, S, 3)`` in [0, 255] to float32 ``(B, 1)``
+        P(FAKE), or ``(B, 2)`` where its head is a softmax.
+
+    Raises:
+        ValueError: The recipe or an option is unknown, or the input is too small for it.
+    """
+    spec = find(recipe)
+    for name in options:
+        if name not in spec.options:
+            raise ValueError(
+                f"recipe {recipe} has no option {name!r}; it has "
+                f"{', '.join(spec.options) or 'none'}."
+            )
+    keras = quiet_keras()
+    size = spec.image_size if image_size is None else image_size
+    inputs = keras.Input((size, size, 3), name="pixels")
+    x = inputs
+    for layer in augmentation.layers(seed, **(augment or {})):
+        x = layer(x)
+    x = _scale(keras, x, scaling or spec.scaling)
+    try:
+        x = spec.body(keras, x, seed=seed, **(spec.options | options))
+    except ValueError as error:
+        if "negative" not in str(error).lower() and "Computed output size" not in str(error):
+            raise
+        raise ValueError(
+            f"recipe {recipe} cannot take images of {size}×{size} pixels with "
+            f"{options or 'its own options'}: a layer would have no pixel left. "
+            f"Give a larger image_size (its report's own is {spec.image_size})."
+        ) from None
+    units = 1 if spec.head == "sigmoid" else 2
+    outputs = keras.layers.Dense(units, activation=spec.head, dtype="float32", name="score")(x)
+    return keras.Model(inputs, outputs, name=recipe.replace(":", "_").lower())
+
+
+def compile_model(model, recipe: str, *, learning_rate: float | None = None):
+    """Compile a network as its report trained it; return it.
+
+    Args:
+        model: From ``build``.
+        recipe: Its recipe.
+        learning_rate: Instead of the report's own.
+    """
+    keras = quiet_keras()
+    spec = find(recipe)
+    optimizers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
+    losses = {"sigmoid": "binary_crossentropy", "softmax": "sparse_categorical_crossentropy"}
+    accuracies = {"sigmoid": "binary_accuracy", "softmax": "sparse_categorical_accuracy"}
+    metric = keras.metrics.get(accuracies[spec.head])
+    metric.name = "accuracy"
+    model.compile(
+        optimizer=optimizers[spec.optimizer](learning_rate or spec.learning_rate),
+        loss=losses[spec.head],
+        metrics=[metric],
+    )
+    return model
+
+
+def find(recipe: str) -> Recipe:
+    """Return a recipe by name; ValueError if it is unknown."""
+    if recipe in RECIPES:
+        return RECIPES[recipe]
+    kind, _, backbone = recipe.partition(":")
+    if kind == "transfer" and backbone:
+        _backbone_class(backbone)
+        return Recipe(
+            _transfer, 224, "sigmoid", 1e-4, "transfer learning", scaling="none",
+            options=_TRANSFER_OPTIONS | {"backbone": backbone},
+        )  # fmt: skip
+    raise ValueError(
+        f"recipe {recipe!r} is unknown; there are {', '.join(RECIPES)}, and transfer:<Backbone> "
+        "with a backbone of keras.applications, such as transfer:ResNet50."
+    )
+
+
+def describe(model) -> list[dict]:
+    """List a model's layers, nested ones by their outer name.
+
+    Returns:
+        Dicts with ``name``, ``kind`` (class), ``output_shape`` (without the batch axis),
+        ``parameters`` and ``trainable`` parameters.
+    """
+    rows = []
+    for layer in model.layers:
+        trainable = sum(_size(weight) for weight in layer.trainable_weights)
+        output = getattr(layer, "output", None)
+        rows.append(
+            {
+                "name": layer.name,
+                "kind": type(layer).__name__,
+                "output_shape": tuple(output.shape[1:]) if hasattr(output, "shape") else (),
+                "parameters": layer.count_params(),
+                "trainable": trainable,
+            }  # fmt: skip
+        )
+    return rows
+
+
+def parameter_counts(model) -> dict[str, int]:
+    """Count a model's own weights: ``total``, ``trainable``, ``frozen``.
+
+    An optimizer's slots are no parameters of the model, and are not in here.
+    """
+    trainable = sum(_size(weight) for weight in model.trainable_weights)
+    frozen = sum(_size(weight) for weight in model.non_trainable_weights)
+    return {"total": trainable + frozen, "trainable": trainable, "frozen": frozen}
+
+
+def _size(weight) -> int:
+    return math.prod(int(length) for length in weight.shape)
+
+
+def _scale(keras, x, scaling: str):
+    if scaling == "[0, 1]":
+        return keras.layers.Rescaling(1 / 255)(x)
+    if scaling == "[-1, 1]":
+        return keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
+    if scaling == "none":
+        return x
+    raise ValueError(f"scaling {scaling!r} is unknown; expected '[0, 1]', '[-1, 1]' or 'none'.")
+
+
+def _w207_simple(keras, x, *, seed, filters, kernel_size, pool_size, units_1, units_2):
+    layers = keras.layers
+    x = layers.Conv2D(filters, kernel_size, activation="relu")(x)
+    x = layers.MaxPooling2D(pool_size)(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(units_1, activation="relu")(x)
+    return layers.Dense(units_2, activation="relu")(x)
+
+
+def _w207_tuned(
+    keras, x, *, seed, filters_1, kernel_size_1, filters_2, kernel_size_2, pool_size,
+    dense_layer_units,
+):  # fmt: skip
+    layers = keras.layers
+    x = layers.Conv2D(filters_1, kernel_size_1, activation="relu")(x)
+    x = layers.MaxPooling2D(pool_size)(x)
+    x = layers.Conv2D(filters_2, kernel_size_2, activation="relu")(x)
+    x = layers.MaxPooling2D(pool_size)(x)
+    x = layers.Flatten()(x)
+    return layers.Dense(dense_layer_units, activation="relu")(x)
+
+
+def _deep_vgg(keras, x, *, seed, kernel_size, dropout):
+    layers = keras.layers
+    for filters, depth in ((64, 2), (128, 2), (256, 3), (512, 3)):
+        for _ in range(depth):
+            x = layers.Conv2D(filters, kernel_size, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D(2)(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.Dropout(dropout, seed=seed)(x)
+    x = layers.Flatten()(x)
+    for units in (4000, 1500):
+        x = layers.Dense(units, activation="relu")(x)
+    return x
+
+
+def _plain_blocks(keras, x, *, seed, filters, units, padding, dropout):
+    layers = keras.layers
+    for count in filters:
+        x = layers.Conv2D(count, 3, padding=padding, activation="relu")(x)
+        x = layers.MaxPooling2D(2)(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(units, activation="relu")(x)
+    return layers.Dropout(dropout, seed=seed)(x) if dropout else x
+
+
+def _custom_cnn(keras, x, *, seed, dropout):
+    layers = keras.layers
+    for filters in (32, 64, 128):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.MaxPooling2D(2)(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(256, activation="relu")(x)
+    x = layers.BatchNormalization()(x)
+    return layers.Dropout(dropout, seed=seed)(x)
+
+
+def _transfer(keras, x, *, seed, backbone, weights, frozen, units, dropout):
+    make = _backbone_class(backbone)
+    x = _preprocess(keras, x, make)
+    base = make(include_top=False, weights=weights, input_shape=tuple(x.shape[1:]))
+    base.trainable = not frozen
+    layers = keras.layers
+    x = layers.GlobalAveragePooling2D()(base(x))
+    x = layers.Dense(units, activation="relu")(x)
+    x = layers.BatchNormalization()(x)
+    return layers.Dropout(dropout, seed=seed)(x)
+
+
+def _backbone_class(name: str) -> Callable:
+    applications = quiet_keras().applications
+    found = getattr(applications, name, None)
+    if not callable(found) or not name[0].isupper():
+        known = [n for n in dir(applications) if n[0].isupper()]
+        raise ValueError(
+            f"backbone {name!r} is not in keras.applications; there are {', '.join(known)}."
+        )
+    return found
+
+
+def _preprocess(keras, x, make: Callable):
+    """Apply a backbone family's own preprocessing to pixels in [0, 255]."""
+    for module in vars(keras.applications).values():
+        if hasattr(module, "preprocess_input") and hasattr(module, make.__name__):
+            return module.preprocess_input(x)
+    return x
+
+
+_TRANSFER_OPTIONS = {"weights": None, "frozen": False, "units": 256, "dropout": 0.5}
+
+RECIPES: dict[str, Recipe] = {
+    "w207_simple": Recipe(
+        _w207_simple, 400, "sigmoid", 1e-3, "Report 0",
+        options={"filters": 64, "kernel_size": 4, "pool_size": 2, "units_1": 32, "units_2": 24},
+        assumed="input side and kernel size, worked out from the count of 80,293,777",
+    ),
+    "w207_tuned": Recipe(
+        _w207_tuned, 400, "sigmoid", 1e-4, "Report 0",
+        options={
+            "filters_1": 112, "kernel_size_1": 3, "filters_2": 160, "kernel_size_2": 3,
+            "pool_size": 3, "dense_layer_units": 256,
+        },
+    ),
+    "deep_vgg": Recipe(
+        _deep_vgg, 32, "sigmoid", 1e-4, "Report 1",
+        options={"kernel_size": 3, "dropout": 0.3}, assumed="dropout rates and learning rate",
+    ),
+    "three_conv": Recipe(
+        _plain_blocks, 32, "softmax", 1e-3, "Report 2",
+        options={"filters": (32, 64, 128), "units": 128, "padding": "same", "dropout": 0.0},
+        assumed="filters, padding and dense units",
+    ),
+    "custom_cnn": Recipe(
+        _custom_cnn, 224, "softmax", 1e-3, "Report 3", options={"dropout": 0.5},
+        assumed="dropout rate",
+    ),
+    "resnet101": Recipe(
+        _transfer, 224, "softmax", 1e-4, "Report 3", optimizer="sgd", scaling="none",
+        options=_TRANSFER_OPTIONS | {"backbone": "ResNet101"}, assumed="dropout rate",
+    ),
+    "two_conv": Recipe(
+        _plain_blocks, 32, "sigmoid", 1e-3, "Report 4",
+        options={"filters": (32, 64), "units": 64, "padding": "valid", "dropout": 0.5},
+        assumed="dense units and dropout rate",
+    ),
+    "bird_lotfi": Recipe(
+        _plain_blocks, 32, "sigmoid", 1e-3, "Bird & Lotfi 2024, the CIFAKE paper",
+        options={"filters": (32, 32), "units": 64, "padding": "same", "dropout": 0.0},
+        assumed="padding and dense units",
+    ),
+}  # fmt: skip

@@ -1,0 +1,216 @@
+"""Scores from a trained model: the only place that reads a head."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+
+from w207lib import baselines, config, images, manifest, runs, schema
+from w207lib.devices import quiet_keras
+from w207lib.pipeline import Data, Images
+from w207lib.schema import FAKE
+
+FACTS = "model.json"
+WEIGHTS = "model.keras"
+CLASSIFIER = "model.joblib"
+
+
+def scores(model, x, *, batch_size: int = 256) -> np.ndarray:
+    """Return P(FAKE).
+
+    Args:
+        model: A Keras model with one sigmoid column, or with a softmax over REAL and FAKE.
+        x: Pixels in [0, 255], ``(B, S, S, 3)``, any numeric dtype; or a ``pipeline.Images``.
+        batch_size: Images at a time.
+
+    Returns:
+        float32 ``(B,)`` in [0, 1].
+
+    Raises:
+        ValueError: The model's output has neither one nor two columns, or ``x`` does not fit
+            its input.
+    """
+    columns = model.output_shape[-1]
+    if columns not in (1, 2):
+        raise ValueError(
+            f"model {model.name} has {columns} output columns; expected 1 (sigmoid) or 2 "
+            "(softmax over REAL, FAKE)."
+        )
+    if isinstance(x, Images):
+        output = model.predict(x.batches(batch_size), verbose=0)
+    else:
+        x = np.asarray(x)
+        if x.ndim != 4 or x.shape[1:] != tuple(model.input_shape[1:]):
+            raise ValueError(
+                f"images of shape {x.shape} came; model {model.name} expects "
+                f"(B, {', '.join(map(str, model.input_shape[1:]))}). Resize them with "
+                "images.resize."
+            )
+        output = model.predict(x.astype(np.float32), batch_size=batch_size, verbose=0)
+    column = 0 if columns == 1 else FAKE
+    return np.clip(np.asarray(output, np.float32)[:, column], 0, 1)
+
+
+def table(
+    rows: pd.DataFrame, scores: np.ndarray, *, model: str, condition: str = "clean",
+    grouped: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """Make a predictions table of one model.
+
+    Args:
+        rows: Manifest rows, one an image.
+        scores: P(FAKE) of each, ``(N,)``.
+        model: The model's name.
+        condition: ``clean``, or what was done to the images.
+        grouped: Whether rows share groups; then the column ``group`` goes with them, and
+            intervals are clustered.
+
+    Returns:
+        ``schema.PREDICTION_COLUMNS``, and ``group`` where ``grouped``.
+    """
+    columns = ["path", "label", "generator", "split"] + ["group"] * grouped
+    made = rows[columns].reset_index(drop=True)
+    made = made.assign(model=model, condition=condition, score=np.asarray(scores, np.float32))
+    order = [*schema.PREDICTION_COLUMNS, *columns[4:]]
+    return schema.check_predictions(made[order])
+
+
+def save_facts(folder: Path, **facts) -> Path:
+    """Write beside a model what must be known to use it: label map, size, filter, digests."""
+    return runs.write_json(
+        Path(folder) / FACTS,
+        {"label_map": schema.LABEL_MAP, "resampling": images.RESAMPLING, **facts},
+    )
+
+
+def load(folder: str | Path):
+    """Load a trained Keras model and check what lies beside it.
+
+    Args:
+        folder: A run folder with ``model.keras`` and ``model.json``.
+
+    Returns:
+        The model and its facts: ``label_map, threshold, image_size, resampling,
+        data_digest, recipe``.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: Label map, resampling filter or input size are not what this version of
+            the project uses, or the model needs code to be loaded.
+    """
+    folder = Path(folder)
+    for name in (WEIGHTS, FACTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {name}; expected the folder of a finished training, such as "
+                "runs/sample/models/w207_simple."
+            )
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    expected = {"label_map": schema.LABEL_MAP, "resampling": images.RESAMPLING}
+    for key, value in expected.items():
+        if facts.get(key) != value:
+            raise ValueError(
+                f"{folder / FACTS}: {key} is {facts.get(key)!r}, expected {value!r}. "
+                "Train the model again with this version."
+            )
+    model = quiet_keras().models.load_model(folder / WEIGHTS)  # safe_mode refuses code
+    if model.input_shape[1] != facts.get("image_size"):
+        raise ValueError(
+            f"{folder}: the model takes images of side {model.input_shape[1]}, its facts say "
+            f"{facts.get('image_size')!r}. One of the files is of another training."
+        )
+    return model, facts
+
+
+def file_digest(path: str | Path) -> str:
+    """Return a file's SHA-256, 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_digest(model) -> str:
+    """Return the SHA-256 of a network's weights; its file has a date in it, so no digest helps."""
+    total = hashlib.sha256()
+    for weight in model.get_weights():
+        total.update(np.ascontiguousarray(weight).tobytes())
+    return total.hexdigest()
+
+
+def guessed(rows: pd.DataFrame, answers: str) -> pd.DataFrame:
+    """Make a predictions table, of the model ``by_eye``, from a person's answers.
+
+    Args:
+        rows: Manifest rows of the images, in the order in which they were shown.
+        answers: A letter an image: R for a photograph, F for a fake; spaces do not count.
+
+    Raises:
+        ValueError: There are too few or too many letters, or other ones.
+    """
+    letters = "".join(answers.upper().split())
+    if len(letters) != len(rows) or set(letters) - {"R", "F"}:
+        raise ValueError(
+            f"guesses {answers!r} came ({len(letters)} letters); expected {len(rows)} letters, "
+            "each R for a photograph or F for a fake."
+        )
+    given = [float(letter == "F") for letter in letters]
+    return table(rows.assign(split="train"), np.array(given), model="by_eye")
+
+
+def stored_guesses(rows: pd.DataFrame) -> str | None:
+    """Return the stored answers to just these images in this order, None where there are none."""
+    path = config.data_root() / "guesses.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return stored.get(runs.digest(rows["pixel_hash"].tolist())[:16])
+
+
+def score_test(
+    folder: str | Path, data: Data, statistics: pd.DataFrame, *, root: Path
+) -> pd.DataFrame:
+    """Score the test split with a trained model, once, and write that down.
+
+    The scores are kept in the run folder as ``test.parquet``; asked again for the same model
+    and data, they come from there, and the log has no new line.
+
+    Args:
+        folder: A run folder of ``train.fit`` or ``train.fit_baseline``.
+        data: The data it was trained on.
+        statistics: ``manifest.statistics`` of the data set, for baselines.
+        root: The run's folder with the log of test scorings.
+
+    Returns:
+        A predictions table of the test split.
+
+    Raises:
+        ValueError: The model was trained on other data.
+    """
+    folder = Path(folder)
+    kept = folder / "test.parquet"
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    if facts["data_digest"] != data.digest:
+        raise ValueError(
+            f"{folder.name} was trained on data {facts['data_digest'][:12]}, these are "
+            f"{data.digest[:12]}: its test images may have been in its training. Train it again."
+        )
+    if kept.is_file():
+        return pd.read_parquet(kept)
+    classical = (folder / CLASSIFIER).is_file()
+    weights = folder / (CLASSIFIER if classical else WEIGHTS)
+    if classical:
+        rows = manifest.usable(data.manifest, "test")
+        measured = statistics.set_index("path").loc[rows["path"]]
+        given = baselines.scores(joblib.load(weights), measured)
+    else:
+        part, model = data.split("test"), load(folder)[0]
+        rows, given = part.rows, scores(model, part)
+    runs.log_test_scoring(
+        root, model=folder.name, data_digest=data.digest,
+        model_digest=file_digest(weights) if classical else weights_digest(model),
+    )  # fmt: skip
+    made = table(rows, given, model=folder.name, grouped=data.grouped)
+    runs.write_table(kept, made)
+    return made

@@ -1,0 +1,327 @@
+"""Run folders: written whole or not at all, with the provenance to repeat them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+
+from w207lib import config
+
+TEST_LOG = "test_scorings.jsonl"
+RUN_VARIABLE = "W207_RUN"
+RESUME_VARIABLE = "W207_RESUME"
+
+
+def digest(value) -> str:
+    """Return the SHA-256 of a JSON-serialisable value, 64 hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def replacing(path: str | Path):
+    """Give a temporary name beside ``path``; what is written there replaces it when whole.
+
+    Args:
+        path: The file to write.
+
+    Yields:
+        The temporary path. After an exception nothing is left of it, and ``path`` is as before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value) -> Path:
+    """Write ``value`` as indented JSON, whole or not at all; return the path."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
+    return Path(path)
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> Path:
+    """Write a table as Parquet or CSV, by the ending of ``path``, whole or not at all."""
+    with replacing(path) as temporary:
+        if Path(path).suffix == ".parquet":
+            table.to_parquet(temporary, index=False)
+        else:
+            table.to_csv(temporary, index=False, lineterminator="\n")
+    return Path(path)
+
+
+def run_root(profile: config.Profile) -> Path:
+    """Return the folder of a profile's run; it need not exist.
+
+    It is ``$W207_RUN`` where ``w207 run --out`` has set that, otherwise ``runs/<profile>``.
+    """
+    if os.environ.get(RUN_VARIABLE):
+        return Path(os.environ[RUN_VARIABLE])
+    return config.runs_root() / profile.name
+
+
+def notebook_bar(total: int, name: str, unit: str):
+    """Return a progress bar that shows in notebooks only; a terminal gets the log's lines."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total, desc=name, unit=unit, leave=False, disable="ipykernel" not in sys.modules
+    )
+
+
+def open_log(root: Path) -> None:
+    """Let the package's messages also go to ``run.log`` in ``root``, once a process."""
+    path = Path(root).resolve() / "run.log"
+    logger = logging.getLogger("w207lib")
+    if any(getattr(handler, "baseFilename", None) == str(path) for handler in logger.handlers):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def require(root: Path, name: str, *, notebook: str, profile: str) -> Path:
+    """Return ``root/name``, which an earlier notebook makes.
+
+    Args:
+        root: The run's folder.
+        name: The product, relative to ``root``.
+        notebook: Number of the notebook that makes it, such as ``"02"``.
+        profile: The profile's name, for the command in the message.
+
+    Raises:
+        FileNotFoundError: It is not there. The message names the command that makes it.
+    """
+    path = Path(root) / name
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{name} is not in the run folder {root}: notebook {notebook} makes it. Run that "
+            f"notebook first, or all up to it with: w207 run --profile {profile} --to {notebook}"
+        )
+    return path
+
+
+def claim(root: Path, *, profile: str, data_digest: str) -> Path:
+    """Write down which data a run folder is for, or check that it is for these.
+
+    Args:
+        root: The run's folder; made when missing.
+        profile: The profile's name.
+        data_digest: Digest of the manifest.
+
+    Returns:
+        ``root``.
+
+    Raises:
+        ValueError: The folder already holds a run on other data.
+    """
+    path = Path(root) / "run.json"
+    new = {"profile": profile, "data_digest": data_digest}
+    if path.is_file():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        if old != new:
+            raise ValueError(
+                f"{root} holds a run of profile {old.get('profile')} on data "
+                f"{str(old.get('data_digest'))[:12]}, not of {profile} on {data_digest[:12]}. "
+                "Give another folder with --out, or move this one away."
+            )
+    else:
+        write_json(path, new)
+    return Path(root)
+
+
+def provenance(**facts) -> dict:
+    """Return what is needed to repeat a run.
+
+    Args:
+        **facts: More entries, such as ``seed`` and ``data_digest``.
+
+    Returns:
+        Time (UTC), commit (with ``+changes`` where the checkout differs), Python, platform,
+        processor count, backend settings and package versions, and ``facts``.
+    """
+    packages = ("w207lib", "tensorflow-cpu", "tensorflow", "jax", "torch", "keras",
+                "keras-tuner", "numpy", "pandas", "scikit-learn", "pillow")  # fmt: skip
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    settings = ("KERAS_BACKEND", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS",
+                "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")  # fmt: skip
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "environment": {name: os.environ[name] for name in settings if name in os.environ},
+        "versions": versions,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **facts,
+    }
+
+
+def commit() -> str | None:
+    """Return the checkout's commit, ``+changes`` behind it if it differs; None outside one."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=config.home(), capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "w207lib")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class RunFolder:
+    """A folder that appears under its name only when everything in it is written.
+
+    Until then it is ``.<name>.<digest>.partial`` beside it, keyed by its configuration: the
+    same configuration goes on where it was stopped, another one starts afresh.
+
+    Args:
+        path: Where the whole folder shall be.
+        configuration: JSON-serialisable; what makes the run what it is.
+    """
+
+    def __init__(self, path: str | Path, configuration: dict):
+        self.path = Path(path)
+        self.configuration = configuration
+        self.digest = digest(configuration)
+        self.partial = self.path.with_name(f".{self.path.name}.{self.digest[:12]}.partial")
+
+    def kept(self) -> bool:
+        """Whether a resumed run finds this folder whole, with the same configuration."""
+        path = self.path / "config.json"
+        if not os.environ.get(RESUME_VARIABLE) or not path.is_file():
+            return False
+        return digest(json.loads(path.read_text(encoding="utf-8"))) == self.digest
+
+    def open(self) -> Path:
+        """Make the partial folder, or return the one that is there."""
+        self.partial.mkdir(parents=True, exist_ok=True)
+        write_json(self.partial / "config.json", self.configuration)
+        return self.partial
+
+    def finish(self) -> Path:
+        """Put the partial folder in place of ``path``; return ``path``."""
+        old = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
+        if self.path.exists():
+            os.replace(self.path, old)
+        os.replace(self.partial, self.path)
+        shutil.rmtree(old, ignore_errors=True)
+        return self.path
+
+
+def drop_partials(root: Path) -> None:
+    """Remove what interrupted trainings left below ``root``, so that the next start afresh."""
+    for path in sorted(Path(root).glob("**/.*.partial")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def log_test_scoring(root: Path, *, model: str, model_digest: str, data_digest: str) -> int:
+    """Write down that a model was scored on a test split; return how often it has been.
+
+    Args:
+        root: The run's folder, which holds the log ``test_scorings.jsonl``.
+        model: The model's name.
+        model_digest: Digest of the model's file.
+        data_digest: Digest of the manifest.
+
+    Returns:
+        The number of times this model *name* was scored on this data's test split, this time
+        counted in. A second look at one model changes nothing; a second model of that name
+        means that a choice could have followed a look.
+    """
+    path = Path(root) / TEST_LOG
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"), "model": model,
+        "model_digest": model_digest, "data_digest": data_digest, "commit": commit(),
+    }  # fmt: skip
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    log = test_scorings(root)
+    return int(((log["model"] == model) & (log["data_digest"] == data_digest)).sum())
+
+
+def test_scorings(root: Path) -> pd.DataFrame:
+    """Return the log of test scorings, one row each; empty where there were none."""
+    path = Path(root) / TEST_LOG
+    columns = ["time", "model", "model_digest", "data_digest", "commit"]
+    if not path.is_file():
+        return pd.DataFrame(columns=columns)
+    return pd.DataFrame(
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()],
+        columns=columns,
+    )
+
+
+@contextmanager
+def locked(root: Path):
+    """Hold a run folder for one process.
+
+    Raises:
+        RuntimeError: Another running process holds it.
+    """
+    path = Path(root) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(2):
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            break
+        except FileExistsError:
+            holder = _lock_holder(path)
+            if holder:
+                raise RuntimeError(
+                    f"{root} is in use by process {holder}. Wait for it, or give another "
+                    "folder with --out."
+                ) from None
+            path.unlink(missing_ok=True)
+    else:
+        raise RuntimeError(f"{root} could not be locked; another process was quicker. Try again.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(f"{os.getpid()} {time.time():.0f}")
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _lock_holder(path: Path) -> int | None:
+    """Return the process that wrote a lock, if it still runs."""
+    import psutil
+
+    try:
+        pid, written = path.read_text().split()
+        started = psutil.Process(int(pid)).create_time()
+    except (OSError, ValueError, psutil.Error):
+        return None
+    return int(pid) if started <= float(written) + 1 else None

@@ -1,0 +1,317 @@
+"""Training: one run folder a model, written as it goes, resumable after a kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import joblib
+import pandas as pd
+
+from w207lib import baselines, evaluate, features, manifest, models, predict, runs
+from w207lib.config import Profile
+from w207lib.devices import best_precision, quiet_keras
+from w207lib.pipeline import Data, Images
+
+log = logging.getLogger(__name__)
+
+HISTORY = "history.csv"
+LAST = "last.keras"
+DRAWS = 2**20
+"""More than a layer's random draws in one epoch, so that no two epochs share any."""
+
+
+def fit(
+    recipe: str,
+    data: Data,
+    profile: Profile,
+    folder: Path,
+    *,
+    name: str | None = None,
+    learning_rate: float | None = None,
+    augment: dict | None = None,
+    tensorboard: bool = False,
+    **options,
+) -> Path:
+    """Train a recipe and leave a whole run folder.
+
+    After each epoch the state is saved; a training that was stopped goes on where it was, with
+    the batches it would have had. The weights kept are those of the lowest validation loss.
+    The test split is not read.
+
+    Args:
+        recipe: As for ``models.build``.
+        data: Images with splits.
+        profile: Gives epochs, patience, batch size, precision and seed.
+        folder: Parent of the run folder.
+        name: Name of the model and of its folder; None for the recipe's.
+        learning_rate: Instead of the recipe's own.
+        augment: Strengths for ``augmentation.layers``.
+        tensorboard: Whether to write TensorBoard's logs into the run folder.
+        **options: The recipe's options.
+
+    Returns:
+        The run folder: ``config.json``, ``history.csv``, ``model.keras``, ``model.json``,
+        ``predictions.parquet`` (train and validation), ``metrics.json``, ``provenance.json``.
+
+    Raises:
+        ValueError: As ``models.build``; or a loss that is no longer a number.
+    """
+    name = name or recipe.replace(":", "_").lower()
+    precision = best_precision() if profile.precision == "auto" else profile.precision
+    configuration = {
+        "name": name, "recipe": recipe, "options": options, "augment": augment or {},
+        "learning_rate": learning_rate or models.find(recipe).learning_rate,
+        "image_size": data.size, "batch_size": profile.batch_size, "epochs": profile.epochs,
+        "patience": profile.patience, "precision": precision, "seed": profile.seed,
+        "data_digest": data.digest,
+    }  # fmt: skip
+    run = runs.RunFolder(Path(folder) / name, configuration)
+    if run.kept():
+        return run.path
+    place = run.open()
+    runs.open_log(Path(folder).parent)
+    training, validation = data.split("train"), data.split("validation")
+    keras = quiet_keras()
+    keras.utils.set_random_seed(profile.seed)
+    history = read_history(place)
+    with precision_policy(precision):
+        if len(history) and (place / LAST).is_file():
+            model = keras.models.load_model(place / LAST)
+            done = int(model.optimizer.iterations.numpy()) // training.steps(profile.batch_size)
+            history = history.head(done)  # a kill may fall between writing both
+            log.info("%s: going on after epoch %d", name, len(history))
+        else:
+            history = history.iloc[:0]
+            (place / HISTORY).unlink(missing_ok=True)
+            model = models.build(recipe, data.size, augment=augment, seed=profile.seed, **options)
+            models.compile_model(model, recipe, learning_rate=learning_rate)
+        _train(model, training, validation, profile, place, history, tensorboard)
+        best = keras.models.load_model(place / predict.WEIGHTS)
+        _finish(best, training, validation, data, configuration, place)
+    (place / LAST).unlink(missing_ok=True)
+    return run.finish()
+
+
+def read_history(folder: Path) -> pd.DataFrame:
+    """Return a run's history, one row an epoch; empty before the first."""
+    path = Path(folder) / HISTORY
+    columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+    if not path.is_file():
+        return pd.DataFrame(columns=columns)
+    return pd.read_csv(path, float_precision="round_trip")
+
+
+@contextmanager
+def precision_policy(precision: str):
+    """Make Keras layers with this dtype policy inside a ``with`` block."""
+    keras = quiet_keras()
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def class_weights(labels) -> dict[int, float] | None:
+    """Return weights that make both classes count alike; None where they are even.
+
+    Args:
+        labels: Array of 0 and 1.
+
+    Returns:
+        ``{0: n / 2n₀, 1: n / 2n₁}`` (scikit-learn's "balanced"), or None where the smaller
+        class has at least 45 % of the images.
+    """
+    fakes = float(labels.mean(dtype="float64"))
+    if not 0 < fakes < 1 or 0.45 <= fakes <= 0.55:
+        return None
+    return {0: 0.5 / (1 - fakes), 1: 0.5 / fakes}
+
+
+def _train(
+    model, training: Images, validation: Images, profile: Profile, place: Path,
+    history: pd.DataFrame, tensorboard: bool,
+) -> None:  # fmt: skip
+    keras = quiet_keras()
+
+    class Keeper(keras.callbacks.Callback):
+        """Writes the history, keeps the best and the last state, stops when it is time.
+
+        All it knows is the history, so it needs no state of its own after a restart.
+        """
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.started = time.perf_counter()
+            states = [v for v in self.model.variables if v.name == "seed_generator_state"]
+            for place, state in enumerate(states):  # Keras does not save them with a model
+                state.assign([profile.seed + place, epoch * DRAWS])
+
+        def on_epoch_end(self, epoch, logs=None):
+            nonlocal history
+            seconds = time.perf_counter() - self.started
+            row = {"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}}
+            if not math.isfinite(row["val_loss"]):
+                raise ValueError(
+                    f"{model.name}: the validation loss of epoch {epoch + 1} is "
+                    f"{row['val_loss']}. Give a smaller learning rate."
+                )
+            row = pd.DataFrame([row | {"seconds": round(seconds, 3)}])
+            history = row if history.empty else pd.concat([history, row], ignore_index=True)
+            best = int(history["val_loss"].idxmin())
+            if best == len(history) - 1:
+                _save(self.model, place / predict.WEIGHTS)
+            runs.write_table(place / HISTORY, history)  # before the state, which decides
+            _save(self.model, place / LAST)
+            log.info(
+                "%s: epoch %d of %d, loss %.4f, validation loss %.4f, accuracy %.4f, %.0f s",
+                model.name, epoch + 1, profile.epochs, *history.iloc[-1][
+                    ["loss", "val_loss", "val_accuracy", "seconds"]
+                ],
+            )  # fmt: skip
+            bar.set_postfix(validation_accuracy=f"{row['val_accuracy'].iloc[0]:.3f}")
+            bar.update()
+            if _is_over(history, profile):
+                self.model.stop_training = True
+
+    done = len(history)
+    if done >= profile.epochs or (done and _is_over(history, profile)):
+        return
+    callbacks = [Keeper()]
+    if tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(place / "tensorboard"))
+    batch = profile.batch_size
+    with runs.notebook_bar(profile.epochs - done, model.name, "epoch") as bar:
+        model.fit(
+            training.batches(batch, shuffle_seed=profile.seed, first_epoch=done),
+            steps_per_epoch=training.steps(batch),
+            validation_data=validation.batches(max(batch, 256)),
+            epochs=profile.epochs,
+            initial_epoch=done,
+            shuffle=False,  # the batches are shuffled already
+            class_weight=class_weights(training.labels),
+            callbacks=callbacks,
+            verbose=0,
+        )
+
+
+def _is_over(history: pd.DataFrame, profile: Profile) -> bool:
+    return len(history) - 1 - int(history["val_loss"].idxmin()) >= profile.patience
+
+
+def _save(model, path: Path) -> None:
+    with runs.replacing(path) as temporary:
+        model.save(temporary)
+
+
+def _finish(
+    model, training: Images, validation: Images, data: Data, configuration: dict, place: Path
+) -> None:
+    """Write predictions, metrics, facts and provenance of a trained model."""
+    name = configuration["name"]
+    history = read_history(place)
+    predictions = pd.concat(
+        [
+            predict.table(part.rows, predict.scores(model, part), model=name, grouped=data.grouped)
+            for part in (training, validation)
+        ],
+        ignore_index=True,
+    )
+    write_results(
+        place, predictions, data, seed=configuration["seed"],
+        facts={
+            "recipe": configuration["recipe"], "parameters": models.parameter_counts(model),
+            "epochs": len(history), "best_epoch": int(history["val_loss"].idxmin()) + 1,
+            "seconds": round(float(history["seconds"].sum()), 1),
+            "precision": configuration["precision"],
+        },
+    )  # fmt: skip
+
+
+def write_results(
+    place: Path, predictions: pd.DataFrame, data: Data, *, seed: int, facts: dict
+) -> None:
+    """Write what every run folder has, network or not.
+
+    Args:
+        place: The run folder.
+        predictions: Train and validation rows of one model.
+        data: What it was trained on.
+        seed: Its seed.
+        facts: More for ``metrics.json``, such as parameters and seconds.
+    """
+    threshold = evaluate.choose_threshold(predictions)
+    scored = evaluate.score(predictions, threshold=threshold)
+    runs.write_table(place / "predictions.parquet", predictions)
+    runs.write_json(
+        place / "metrics.json",
+        facts | {"threshold": threshold, "scores": scored.to_dict(orient="records")},
+    )
+    predict.save_facts(
+        place, recipe=facts["recipe"], image_size=data.size, threshold=threshold,
+        data_digest=data.digest,
+    )  # fmt: skip
+    runs.write_json(place / "provenance.json", runs.provenance(seed=seed, data=data.digest))
+
+
+def read_metrics(folder: Path) -> dict:
+    """Return a run folder's ``metrics.json``."""
+    return json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
+
+
+def fit_baseline(
+    baseline: str, data: Data, statistics: pd.DataFrame, profile: Profile, folder: Path
+) -> Path:
+    """Fit a dummy, forest or support vector machine and leave a whole run folder.
+
+    Args:
+        baseline: As for ``baselines.build``.
+        data: Images with splits.
+        statistics: ``manifest.statistics`` of the data set.
+        profile: Gives the seed, and the most rows for the support vector machine.
+        folder: Parent of the run folder.
+
+    Returns:
+        The run folder, as ``fit`` leaves it, but for the history, and with ``model.joblib``.
+    """
+    name = baseline.replace(":", "_")
+    configuration = {
+        "name": name, "recipe": baseline, "seed": profile.seed, "data_digest": data.digest,
+        "most_rows": profile.svm_rows if baseline == "svm" else None,
+    }  # fmt: skip
+    run = runs.RunFolder(Path(folder) / name, configuration)
+    if run.kept():
+        return run.path
+    place = run.open()
+    rows = {split: manifest.usable(data.manifest, split) for split in ("train", "validation")}
+    train = rows["train"]
+    most = configuration["most_rows"]
+    if most is not None and most < len(train):
+        train = train.sample(most, random_state=profile.seed)
+    columns = list(features.STATISTICS)
+    measured = statistics.set_index("path")
+    started = time.perf_counter()
+    classifier = baselines.build(baseline, seed=profile.seed)
+    classifier.fit(measured.loc[train["path"], columns], train["label"])
+    seconds = time.perf_counter() - started
+    joblib.dump(classifier, place / predict.CLASSIFIER)
+    predictions = pd.concat(
+        [
+            predict.table(
+                part, baselines.scores(classifier, measured.loc[part["path"]]),
+                model=name, grouped=data.grouped,
+            )
+            for part in rows.values()
+        ],
+        ignore_index=True,
+    )  # fmt: skip
+    write_results(
+        place, predictions, data, seed=profile.seed,
+        facts={"recipe": baseline, "rows": len(train), "seconds": round(seconds, 1)},
+    )  # fmt: skip
+    return run.finish()

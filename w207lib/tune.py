@@ -1,0 +1,191 @@
+"""Hyperparameter search with Keras Tuner over Report 0's space; it can be stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from w207lib import models, runs
+from w207lib.config import Profile
+from w207lib.devices import best_precision, quiet_keras
+from w207lib.pipeline import Data
+from w207lib.train import precision_policy
+
+log = logging.getLogger(__name__)
+
+RECIPE = "w207_tuned"
+SPACE = {
+    "filters_1": [16, 32, 64, 112],
+    "kernel_size_1": [3, 5],
+    "filters_2": [32, 64, 160],
+    "kernel_size_2": [2, 3],
+    "pool_size": [2, 3],
+    "dense_layer_units": [32, 64, 128, 256],
+    "learning_rate": [1e-2, 1e-3, 1e-4],
+}
+"""Report 0's seven hyperparameters. Its choice is in here; the other values are assumed."""
+KINDS = ("random", "hyperband", "bayesian")
+
+
+def search(
+    data: Data, profile: Profile, folder: Path, *, kind: str = "random", space: dict | None = None
+) -> Path:
+    """Search for the hyperparameters with the best validation accuracy.
+
+    A search that was stopped goes on with its next trial. Combinations whose layers would
+    have no pixel left count as failed trials.
+
+    Args:
+        data: Images with splits; the test split is not read.
+        profile: Gives the number of trials, epochs and images, precision and seed.
+        folder: Parent of the search's folder.
+        kind: ``random``, ``hyperband`` or ``bayesian``. Hyperband decides itself how many
+            trials it needs and ignores the profile's number.
+        space: Values for each hyperparameter; None for ``SPACE``.
+
+    Returns:
+        The search's folder: ``config.json``, ``trials.csv``, ``best.json``,
+        ``provenance.json``.
+
+    Raises:
+        ValueError: The kind or a hyperparameter is unknown, or every trial failed.
+    """
+    space = SPACE if space is None else space
+    if kind not in KINDS:
+        raise ValueError(f"search {kind!r} is unknown; expected one of {', '.join(KINDS)}.")
+    for name, values in space.items():
+        if name not in SPACE or not values:
+            raise ValueError(
+                f"the search space has {name!r}: {values!r}; expected a list of values for each "
+                f"of {', '.join(SPACE)}."
+            )
+    precision = best_precision() if profile.precision == "auto" else profile.precision
+    configuration = {
+        "recipe": RECIPE, "kind": kind, "space": space, "image_size": data.size,
+        "trials": profile.tuning_trials, "epochs": profile.tuning_epochs,
+        "images": profile.tuning_images, "batch_size": profile.batch_size,
+        "precision": precision, "seed": profile.seed, "data_digest": data.digest,
+    }  # fmt: skip
+    run = runs.RunFolder(Path(folder) / kind, configuration)
+    if run.kept():
+        return run.path
+    place = run.open()
+    runs.open_log(Path(folder).parent)
+    training = data.split("train", most=profile.tuning_images, seed=profile.seed)
+    validation = data.split("validation", most=profile.tuning_images, seed=profile.seed)
+    with precision_policy(precision):
+        with runs.notebook_bar(profile.tuning_trials, f"{kind} search", "trial") as bar:
+            tuner = _tuner(kind, space, data.size, profile, place, bar)
+            tuner.search(
+                training.batches(profile.batch_size, shuffle_seed=profile.seed),
+                steps_per_epoch=training.steps(profile.batch_size),
+                shuffle=False,
+                validation_data=validation.batches(256),
+                epochs=profile.tuning_epochs,
+                verbose=0,
+            )
+    trials = _trial_table(tuner, space, data.size)
+    if not trials["score"].notna().any():
+        raise ValueError(
+            f"all {len(trials)} trials of the {kind} search failed, most likely because images "
+            f"of {data.size} pixels are too small for this space. Give smaller kernels or pools."
+        )
+    best = trials.loc[trials["score"].idxmax()]
+    chosen = {name: _plain(best[name]) for name in space}
+    runs.write_table(place / "trials.csv", trials)
+    runs.write_json(place / "best.json", {"score": float(best["score"]), **chosen})
+    runs.write_json(place / "provenance.json", runs.provenance(seed=profile.seed, data=data.digest))
+    shutil.rmtree(place / "keras_tuner", ignore_errors=True)  # checkpoints of every trial
+    return run.finish()
+
+
+def read_trials(folder: Path) -> pd.DataFrame:
+    """Return a search's trials: ``trial, score`` (validation accuracy), hyperparameters,
+    ``parameters`` and ``status``, in the order in which they were tried.
+    """  # noqa: D205
+    return pd.read_csv(Path(folder) / "trials.csv")
+
+
+def read_best(folder: Path) -> dict:
+    """Return the best trial's hyperparameters, without its score."""
+    best = json.loads((Path(folder) / "best.json").read_text(encoding="utf-8"))
+    best.pop("score")
+    return best
+
+
+def _tuner(kind: str, space: dict, image_size: int, profile: Profile, place: Path, bar):
+    keras = quiet_keras()
+    import keras_tuner
+
+    searching = False
+
+    def make(hyperparameters):
+        chosen = {name: hyperparameters.Choice(name, values) for name, values in space.items()}
+        if not searching:  # the tuner only asks which hyperparameters there are
+            return None
+        rate = chosen.pop("learning_rate", None)
+        keras.utils.set_random_seed(profile.seed)  # a trial does not depend on those before it
+        try:
+            model = models.build(RECIPE, image_size, seed=profile.seed, **chosen)
+        except ValueError as error:
+            raise keras_tuner.errors.FailedTrialError(str(error)) from None
+        return models.compile_model(model, RECIPE, learning_rate=rate)
+
+    def logging_tuner(base):
+        class Tuner(base):
+            """Says after each trial what came of it."""
+
+            def on_trial_end(self, trial):
+                super().on_trial_end(trial)
+                bar.update()
+                log.info(
+                    "search: trial %s %s, validation accuracy %s, %s",
+                    trial.trial_id, trial.status, trial.score, trial.hyperparameters.values,
+                )  # fmt: skip
+
+        return Tuner
+
+    common = {
+        "objective": keras_tuner.Objective("val_accuracy", "max"), "seed": profile.seed,
+        "directory": str(place), "project_name": "keras_tuner", "overwrite": False,
+        "max_consecutive_failed_trials": 20,
+    }  # fmt: skip
+    if kind == "hyperband":
+        tuner = logging_tuner(keras_tuner.Hyperband)(
+            make, max_epochs=profile.tuning_epochs, **common
+        )
+    else:
+        bases = {"random": keras_tuner.RandomSearch, "bayesian": keras_tuner.BayesianOptimization}
+        tuner = logging_tuner(bases[kind])(make, max_trials=profile.tuning_trials, **common)
+    searching = True
+    return tuner
+
+
+def _trial_table(tuner, space: dict, image_size: int) -> pd.DataFrame:
+    rows = []
+    for trial in sorted(tuner.oracle.trials.values(), key=lambda trial: trial.trial_id):
+        values = {name: trial.hyperparameters.values.get(name) for name in space}
+        options = {name: value for name, value in values.items() if name != "learning_rate"}
+        try:
+            model = models.build(RECIPE, image_size, **options)
+            parameters = models.parameter_counts(model)["total"]
+        except ValueError:
+            parameters = None
+        rows.append(
+            {
+                "trial": trial.trial_id,
+                "score": trial.score,
+                **values,
+                "parameters": parameters,
+                "status": trial.status,
+            }  # fmt: skip
+        )
+    return pd.DataFrame(rows).astype({"score": "float64"})
+
+
+def _plain(value):
+    return value.item() if hasattr(value, "item") else value
