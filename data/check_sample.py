@@ -79,13 +79,13 @@ def metadata(table: pd.DataFrame, pictures: list[np.ndarray]) -> np.ndarray:
     return np.stack([width, height, width / height, size, size / (width * height)], axis=1)
 
 
-def probe(features: np.ndarray, table: pd.DataFrame, seed: int = 207) -> np.ndarray:
+def probe(features: np.ndarray, table: pd.DataFrame, trees: int = 200) -> np.ndarray:
     """Score every image by a forest that never saw its photograph (five folds of photographs)."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
-    forest = RandomForestClassifier(200, min_samples_leaf=10, random_state=seed)
-    folds = GroupKFold(5, shuffle=True, random_state=seed)
+    forest = RandomForestClassifier(trees, min_samples_leaf=10, random_state=207)
+    folds = GroupKFold(5, shuffle=True, random_state=207)
     return cross_val_predict(
         forest, features, table["label"], groups=table["group"], cv=folds, method="predict_proba"
     )[:, 1]
@@ -105,11 +105,13 @@ def clustered_interval(table: pd.DataFrame, scores: np.ndarray, resamples: int =
     return [float(v) for v in np.quantile(values, [0.025, 0.975])]
 
 
-def cheap_gates(folder: Path) -> dict:
+def cheap_gates(folder: Path, trees: int = 200, resamples: int = 1000) -> dict:
     """Measure everything that needs no network.
 
     Args:
         folder: The sample.
+        trees: Trees of each probe's forest.
+        resamples: Resamples of photographs behind the interval.
 
     Returns:
         ``dummy_accuracy``, ``forest_auroc``, ``metadata_probe_auroc``,
@@ -123,15 +125,15 @@ def cheap_gates(folder: Path) -> dict:
     train, test = (table["split"] == "train").to_numpy(), (table["split"] == "test").to_numpy()
     statistics = grey_statistics(pictures)
     forest = RandomForestClassifier(300, random_state=207).fit(statistics[train], label[train])
-    scores = probe(metadata(table, pictures), table)
+    scores = probe(metadata(table, pictures), table, trees)
     thumbnails = squash(pictures, 8, Image.Resampling.BOX).reshape(len(table), -1)
     majority = int(label[train].mean() > 0.5)
     return {
         "dummy_accuracy": float((label[test] == majority).mean()),
         "forest_auroc": roc_auc_score(label[test], forest.predict_proba(statistics[test])[:, 1]),
         "metadata_probe_auroc": roc_auc_score(label, scores),
-        "metadata_probe_interval": clustered_interval(table, scores),
-        "lowpass_probe_auroc": roc_auc_score(label, probe(thumbnails / 255.0, table)),
+        "metadata_probe_interval": clustered_interval(table, scores, resamples),
+        "lowpass_probe_auroc": roc_auc_score(label, probe(thumbnails / 255.0, table, trees)),
     }
 
 

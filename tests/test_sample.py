@@ -118,7 +118,7 @@ def test_no_two_pictures_have_the_same_pixels(loaded):
 
 
 def test_gates_that_need_no_network(check):
-    measured = check.cheap_gates(SAMPLE)
+    measured = check.cheap_gates(SAMPLE, trees=40, resamples=200)
     assert check.missed(measured) == []
     published = json.loads((SAMPLE / "gates.json").read_text(encoding="utf-8"))
     for name in ("forest_auroc", "metadata_probe_auroc", "lowpass_probe_auroc"):
@@ -177,7 +177,7 @@ def test_the_scripts_find_no_photograph_and_say_so(tmp_path):
 def test_crops_of_a_photograph_are_disjoint():
     make = script("make_sample")
     random = np.random.default_rng(0)
-    code = np.arange(700 * 500).reshape(500, 700)  # every pixel its own colour
+    code = np.arange(600 * 480).reshape(480, 600)  # every pixel its own colour
     pixels = np.stack([code % 256, code // 256 % 256, code // 65536 * 40], axis=2)
     photograph = Image.fromarray(pixels.astype(np.uint8))
     crops = make.cut(photograph, "x", "train", 1.0, random)

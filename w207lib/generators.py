@@ -225,9 +225,9 @@ def train_diffusion(
 ):
     """Train the diffusion model to see through noise laid over photographs (absolute error).
 
-    Like Ho et al. (2020, arXiv:2006.11239), but asked for the picture, not the noise, and with the share of noise drawn evenly
-    between 0.02 and ``most_noise`` instead of from a schedule of steps: redrawing a picture
-    starts at a small share, so no other has to be learnt.
+    Like Ho et al. (2020, arXiv:2006.11239), but asked for the picture, not the noise, and with
+    the share of noise drawn evenly between 0.02 and ``most_noise`` instead of from a schedule
+    of steps: redrawing a picture starts at a small share, so no other has to be learnt.
 
     Args:
         images: uint8 ``(N, H, W, 3)``, photographs' crops; sides multiples of 8.

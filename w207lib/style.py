@@ -24,7 +24,7 @@ def use_style() -> None:
     """Set the project's rcParams: large type, and dark on opaque white in any notebook theme."""
     dark = "#222222"
     sns.set_theme(style="whitegrid", rc={
-        "figure.dpi": 100, "figure.figsize": (8, 5), "figure.constrained_layout.use": True,
+        "figure.dpi": 90, "figure.figsize": (8, 5), "figure.constrained_layout.use": True,
         "figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white",
         "font.size": 14, "axes.labelsize": 15, "axes.titlesize": 16, "figure.titlesize": 18,
         "xtick.labelsize": 13, "ytick.labelsize": 13, "legend.fontsize": 13,
