@@ -29,6 +29,8 @@ def compare_outputs(self, test, ref, skip_compare=None):
     tags = self.cell.metadata.get("tags", [])
     limit = next((float(t.split(":")[1]) for t in tags if t.startswith("tolerance:")), None)
     test, ref = without_progress(test), without_progress(ref)
+    if self.cell.source.rstrip().endswith(";"):  # IPython cannot see it in nbval's way of asking
+        test = [output for output in test if output["output_type"] != "execute_result"]
     problem = None
     if limit is not None:
         test = within(test, ref, limit)

@@ -155,9 +155,9 @@ class Data:
         streamed = len(rows) * self.size**2 * 3 > self.memory_limit
         pixels = None if streamed else load_pixels(self.dataset, rows, self.size)
         if most is not None and most < len(rows):
-            shuffled = rows.sample(frac=1, random_state=seed).groupby("label")
-            share = shuffled.cumcount() < shuffled["label"].transform("size") * most // len(rows)
-            index = np.sort(share.index[share].to_numpy())
+            shuffled = rows.sample(frac=1, random_state=seed).groupby("label")["label"]
+            place = (shuffled.cumcount() + 0.5) / shuffled.transform("size")
+            index = np.sort(place.nsmallest(most).index.to_numpy())
             rows = rows.loc[index].reset_index(drop=True)
             pixels = None if pixels is None else pixels[index]
         return Images(rows, self.dataset.root, self.size, pixels)
