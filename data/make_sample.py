@@ -4,7 +4,7 @@
 
 DIR holds the unpacked packages that ``data/sample/photographs.csv`` names (their registry, name
 and version), in any layout: every photograph is found by its size and SHA-256. On two cores it
-takes about a quarter of an hour, nearly all of it training the three generators. Every random
+takes about five minutes, most of it training the three generators. Every random
 choice hangs on ``SEED``; float arithmetic differs between machines, so another machine makes the
 same crops and statistically the same fakes, not the same bytes.
 

@@ -305,7 +305,7 @@ def _markdown_results(folder: Path) -> str:
     table = pd.read_csv(folder / METRICS)
     claims = pd.read_csv(folder / "reports.csv").set_index("model")
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    took = pd.read_csv(folder / "notebooks.csv")["seconds"].sum() / 60
+    took = pd.read_csv(folder / "models.csv")["seconds"].sum() / 60
     lines = [
         "| model | parameters | train | validation | test, 95 % interval | its report said |",
         "|---|--:|--:|--:|--:|---|",
@@ -327,8 +327,8 @@ def _markdown_results(folder: Path) -> str:
     lines += [
         "",
         f"{count:,} test images. Command: `w207 run --profile {folder.name}`, seed "
-        f"{provenance['seed']}, {provenance['processors']} processors, {took:.0f} minutes in all, "
-        f"commit `{provenance['commit']}`.",
+        f"{provenance['seed']}, {provenance['processors']} processors, {took:.0f} minutes of "
+        f"training, commit `{provenance['commit']}`.",
     ]
     return "\n".join(lines)
 
