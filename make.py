@@ -27,7 +27,7 @@ W207 = os.path.join(BIN, "w207.exe" if os.name == "nt" else "w207")
 STAMP = os.path.join(VENV, "w207-setup.json")
 LOG = os.path.join(VENV, "w207-setup.log")
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
-EXTRAS = ("app", "cloud", "dev", "export", "gpu", "slides")
+EXTRAS = ("app", "cloud", "dev", "export", "gpu", "slides", "vit")
 ELSEWHERE = ("tensorflow==2.21.*", "appnope", "colorama")  # not in the resolution on Linux
 
 
@@ -103,6 +103,8 @@ def install_commands(extras):
         # tensorflow-cpu and tensorflow own the same files: the last one written must be the GPU's.
         commands.append([*pip, "uninstall", "-y", "tensorflow-cpu"])
         commands.append([*install, "--no-deps", "--force-reinstall", "tensorflow==2.21.*"])
+    if "vit" in extras:  # it asks for tensorflow and tensorflow-text, and a ViT needs neither
+        commands.append([*install, "--no-deps", "keras-hub==0.32.*"])
     return commands
 
 

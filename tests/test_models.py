@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from w207lib import models
+from w207lib import devices, models
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype("float32")
 
@@ -18,10 +18,11 @@ COUNTS = [
     ("resnet101", None, {"frozen": True}, 43_184_258, 525_570),
     ("two_conv", None, {}, 166_977, 166_977),
     ("bird_lotfi", None, {}, 141_345, 141_345),
+    ("compact", None, {}, 250_329, 249_129),
 ]
 SIZES = {
     "w207_simple": 400, "w207_tuned": 400, "deep_vgg": 32, "three_conv": 32, "custom_cnn": 224,
-    "resnet101": 224, "two_conv": 32, "bird_lotfi": 32,
+    "resnet101": 224, "two_conv": 32, "bird_lotfi": 32, "compact": 32,
 }  # fmt: skip
 SMALL = ["w207_simple", "w207_tuned", "three_conv", "custom_cnn", "two_conv", "bird_lotfi"]
 
@@ -185,8 +186,56 @@ def test_an_unknown_recipe_is_refused_with_those_there_are(recipe):
 
 @pytest.mark.parametrize("backbone", ["ResNet51", "resnet50", "keras", "resnet"])
 def test_an_unknown_backbone_is_refused(backbone):
-    with pytest.raises(ValueError, match=f"backbone '{backbone}' is not in keras.applications"):
+    with pytest.raises(ValueError, match=f"backbone '{backbone}' is unknown; there are ViTB16"):
         models.build(f"transfer:{backbone}")
+
+
+def test_the_vision_transformer_has_its_papers_parameters_and_survives_saving(tmp_path):
+    pytest.importorskip("keras_hub")
+    model = models.build("transfer:ViTB16", 224)
+    heads = 768 * 256 + 256 + 4 * 256 + 256 + 1
+    assert models.parameter_counts(model)["total"] == 85_798_656 + heads  # ViT-B/16 without top
+
+
+def test_weights_that_are_no_file_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no such file; expected a .weights.h5"):
+        models.build("transfer:MobileNetV2", 32, weights=str(tmp_path / "none.weights.h5"))
+
+
+def test_a_backbones_weights_come_from_a_local_file(tmp_path):
+    make = devices.quiet_keras().applications.MobileNetV2
+    donor = make(include_top=False, weights=None, input_shape=(32, 32, 3))
+    path = tmp_path / "donor.weights.h5"
+    donor.save_weights(path)
+    model = models.build("transfer:MobileNetV2", 32, weights=str(path), frozen=True)
+    (base,) = [layer for layer in model.layers if layer.name.startswith("mobilenet")]
+    for own, given in zip(base.weights, donor.weights, strict=True):
+        np.testing.assert_array_equal(own, given)
+
+
+def test_batch_norm_keeps_its_averages_where_asked():
+    x = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
+    for keeps in (True, False):
+        model = models.build("transfer:MobileNetV2", 32, inference_norm=keeps)
+        models.compile_model(model, "transfer:MobileNetV2")
+        (base,) = [layer for layer in model.layers if layer.name.startswith("mobilenet")]
+        before = [np.array(w) for w in base.weights if "moving_mean" in w.path]
+        model.train_on_batch(x, np.tile([[0.0], [1.0]], (4, 1)))
+        after = [np.array(w) for w in base.weights if "moving_mean" in w.path]
+        same = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+        assert before and same == keeps
+
+
+def test_a_cosine_recipe_warms_up_and_falls_to_nothing():
+    model = models.compile_model(models.build("compact"), "compact", steps=1000)
+    rate = model.optimizer._learning_rate
+    values = [float(rate(step)) for step in (0, 50, 500, 1000)]
+    assert values == pytest.approx([3e-4, 3e-3, 1.62e-3, 0], abs=5e-5)
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="'adagrad' is unknown; there are adam and sgd"):
+        models.compile_model(small("two_conv"), "two_conv", optimizer="adagrad")
 
 
 def test_an_unknown_option_is_refused_with_those_there_are():

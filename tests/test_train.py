@@ -81,8 +81,41 @@ def test_the_configuration_says_what_makes_the_run(undisturbed_run, learnable, p
         "name": "two_conv", "recipe": "two_conv", "augment": AUGMENT, "learning_rate": 0.01,
         "options": {"filters": [8, 8], "units": 16, "dropout": 0.3}, "image_size": 16,
         "batch_size": 16, "epochs": 3, "patience": 3, "precision": "float32",
-        "seed": profile.seed, "data_digest": learnable.digest,
+        "seed": profile.seed, "data_digest": learnable.digest, "optimizer": "adam",
+        "images": None, "start": None,
     }  # fmt: skip
+
+
+def test_a_training_starts_from_given_weights(undisturbed_run, learnable, profile, tmp_path):
+    begin = dict(learning_rate=1e-9, filters=(8, 8), units=16, dropout=0.3)
+    run = train.fit("two_conv", learnable, profile, tmp_path, start=undisturbed_run, **begin)
+    old, new = (predict.load(folder)[0].get_weights() for folder in (undisturbed_run, run))
+    for a, b in zip(old, new, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    made = json.loads((run / "config.json").read_text())
+    assert made["start"] == runs.file_digest(undisturbed_run / "model.keras")
+
+
+def test_weights_of_another_shape_are_refused(undisturbed_run, learnable, profile, tmp_path):
+    with pytest.raises(ValueError, match="start from a network of the same recipe"):
+        train.fit("two_conv", learnable, profile, tmp_path, start=undisturbed_run, units=17)
+    with pytest.raises(FileNotFoundError, match="expected a finished run folder"):
+        train.fit("two_conv", learnable, profile, tmp_path, start=tmp_path / "none")
+
+
+def test_a_training_takes_as_many_images_as_it_is_told(learnable, tiny_profile, tmp_path):
+    run = train.fit("two_conv", learnable, tiny_profile(epochs=1), tmp_path, images=20)
+    table = predictions(run)
+    assert (table["split"] == "train").sum() == 20
+    whole = len(manifest.usable(learnable.manifest, "validation"))
+    assert (table["split"] == "validation").sum() == whole
+
+
+def test_a_recipe_with_a_falling_rate_takes_all_its_epochs(learnable, tiny_profile, tmp_path):
+    run = train.fit("compact", learnable, tiny_profile(epochs=4, patience=1), tmp_path)
+    made = json.loads((run / "config.json").read_text())
+    assert made["augment"] == {"horizontal_flip": True}
+    assert len(train.read_history(run)) == 4
 
 
 def test_predictions_are_of_train_and_validation_alone(undisturbed_run, learnable):

@@ -8,15 +8,16 @@ layer  modules
 =====  ==================================================================================
 0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks)
 1      ``runs`` (run folders, provenance) · ``devices`` (memory, precision) · ``doctor`` ·
-       ``features`` (image statistics, spectra) · ``style`` · ``diagrams`` ·
+       ``features`` (image statistics, spectra) · ``outside`` · ``style`` · ``diagrams`` ·
        ``plots`` (tables → axes) · ``galleries`` (images → figures) · ``intervals`` ·
        ``threshold`` · ``evaluate`` (predictions → metrics)
 2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` · ``importing`` ·
        ``clean`` · ``split``
 3      ``pipeline`` (manifest → tensors) · ``augmentation`` · ``models`` (recipes) ·
        ``baselines``
-4      ``predict`` · ``train`` · ``tune``
-5      ``generators`` (making fakes)
+4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``train`` ·
+       ``tune``
+5      ``export`` · ``transfer`` · ``experiments`` · ``generators`` (making fakes)
 6      ``report`` (tables, pages) · ``batch`` (papermill)
 7      ``cli`` and the notebooks
 =====  ==================================================================================

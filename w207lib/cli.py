@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", metavar="RECIPE", help="a network or baseline, by name")
     _training_options(train)
     train.add_argument("--epochs", type=int, metavar="N", help="most epochs")
+    train.add_argument("--batch-size", type=int, metavar="N", help="images a training step")
     train.add_argument("--learning-rate", type=float, metavar="X", help="the optimizer's rate")
     train.add_argument("--augment", action="store_true", help="with random changes of the images")
     train.add_argument("--tensorboard", action="store_true", help="write TensorBoard's logs")
@@ -96,6 +97,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--threshold", type=float, metavar="X",
                           help="instead of the one chosen on validation")  # fmt: skip
     evaluate.add_argument("--csv", metavar="FILE", type=Path, help="write all columns there")
+
+    predict = _command(commands, "predict", _predict,
+                       "say of image files whether they resemble photographs or fakes")  # fmt: skip
+    predict.add_argument("paths", metavar="PATH", nargs="+",
+                         help="files, folders, patterns; - reads a list of them")  # fmt: skip
+    predict.add_argument("--model", default="compact", metavar="NAME_OR_FILE",
+                         help="a shipped detector, or an .onnx file (compact)")  # fmt: skip
+    predict.add_argument("--csv", metavar="FILE", help="write the rows there (- for the terminal)")
+    predict.add_argument("--json", metavar="FILE", help="write the rows there (- for the terminal)")
+
+    export = _command(commands, "export", _export, "turn a trained network into a detector")
+    export.add_argument("folder", metavar="MODEL", type=Path,
+                        help="a model's run folder: runs/cifake/models/compact")  # fmt: skip
+    export.add_argument("--name", help="what to call it (the folder's name)")
+    export.add_argument("--photographs", action="append", default=[], metavar="NAME",
+                        help="a data set to count false accusations on (repeatable)")  # fmt: skip
+    export.add_argument("--out", metavar="DIR", type=Path, help="where to (data/models)")
 
     publish = _command(commands, "publish", _publish, "copy a run's public part into results/")
     publish.add_argument("folder", metavar="RUN", type=Path, help="a run folder: runs/cifake")
@@ -220,7 +238,7 @@ def _settings(options, **changes):
 def _train(options) -> int:
     from w207lib import augmentation, baselines, manifest, models, pipeline, runs, train
 
-    settings, root = _settings(options, epochs=options.epochs)
+    settings, root = _settings(options, epochs=options.epochs, batch_size=options.batch_size)
     classical = options.recipe in baselines.names()
     if not classical:
         models.build(options.recipe, settings.image_size)  # whatever is wrong shows here
@@ -280,6 +298,86 @@ def _evaluate(options) -> int:
     print(shown.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
     if options.csv:
         print(f"written to {runs.write_table(options.csv, scores)}")
+    return 0
+
+
+def _predict(options) -> int:
+    from w207lib import detector
+
+    if options.csv == "-" and options.json == "-":
+        raise ValueError("--csv - and --json - both came; only one can have the terminal.")
+    words = []
+    for word in options.paths:
+        words += [w for w in sys.stdin.read().splitlines() if w.strip()] if word == "-" else [word]
+    if not words:
+        raise ValueError("the list on standard input is empty; expected a path a line.")
+    for target in (options.csv, options.json):
+        if target not in (None, "-") and not Path(target).resolve().parent.is_dir():
+            raise ValueError(f"{target}: there is no folder {Path(target).resolve().parent}.")
+    files = detector.find_images(words)
+    judge = detector.load(options.model)
+    rows = judge.judge(files)
+    if len(files) > 50:
+        from tqdm import tqdm
+
+        rows = tqdm(rows, total=len(files), unit="image", leave=False)
+    table = detector.as_table(rows)
+    for target, write in ((options.csv, _write_csv), (options.json, _write_json)):
+        if target is not None:
+            write(table, sys.stdout if target == "-" else target)
+    if "-" not in (options.csv, options.json):
+        _print_verdicts(table, judge)
+    return 1 if (table["status"] == "unreadable").any() else 0
+
+
+def _write_csv(table, target) -> None:
+    table.to_csv(target, index=False)
+
+
+def _write_json(table, target) -> None:
+    text = table.to_json(orient="records", indent=1, force_ascii=False) + "\n"
+    if hasattr(target, "write"):
+        target.write(text)
+    else:
+        Path(target).write_text(text, encoding="utf-8")
+
+
+def _print_verdicts(table, judge, most: int = 100) -> None:
+    shown = table.head(most).fillna({"label": "–"})
+    print(shown.to_string(index=False, na_rep="–", float_format=lambda v: f"{v:.3f}"))
+    if len(table) > most:
+        print(f"… and {len(table) - most:,} more; --csv FILE writes them all")
+    counts = table["label"].value_counts()
+    parts = [f"{counts[name]:,} {name}" for name in ("REAL", "FAKE", "UNSURE") if name in counts]
+    status = table["status"].value_counts()
+    parts += [f"{status[name]:,} {name}" for name in ("outside", "unreadable") if name in status]
+    card = judge.path.with_suffix(".md")
+    print(
+        f"\n{len(table):,} images: {', '.join(parts)}. A score says what an image resembles in "
+        f"{judge.card['data']['title']}, and proves nothing; see {card}."
+    )
+
+
+def _export(options) -> int:
+    from w207lib import config, export, pipeline
+
+    folder = options.folder.resolve()
+    root = folder.parent.parent
+    for path, what in ((folder / "model.keras", "a trained network"), (root / "run.json", "a run")):
+        if not path.is_file():
+            raise ValueError(
+                f"{options.folder}: {path} is missing, so it is not the folder of {what}; expected "
+                "one such as runs/cifake/models/compact."
+            )
+    claimed = json.loads((root / "run.json").read_text(encoding="utf-8"))
+    size = json.loads((folder / "model.json").read_text(encoding="utf-8"))["image_size"]
+    settings = config.load(claimed["profile"], image_size=size)
+    path = export.export(
+        folder, pipeline.load_data(settings, root), root=root, name=options.name,
+        target=options.out, photographs=tuple(options.photographs),
+    )  # fmt: skip
+    print(path.with_suffix(".md").read_text(encoding="utf-8"))
+    print(f"detector {path}")
     return 0
 
 

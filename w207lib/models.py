@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from w207lib import augmentation
 from w207lib.devices import quiet_keras
@@ -27,6 +28,8 @@ class Recipe:
         learning_rate: The report's own.
         report: Where it comes from.
         scaling: What the pixels are scaled to: ``[0, 1]``, ``[-1, 1]``, or ``none``.
+        augment: Its own strengths for ``augmentation.layers`` when it is trained.
+        schedule: ``constant`` learning rate, or ``cosine``: falling to zero over the training.
         options: What ``body`` may be told, with its defaults.
         assumed: What the report does not say and was chosen here.
     """
@@ -38,6 +41,8 @@ class Recipe:
     report: str
     optimizer: str = "adam"
     scaling: str = "[0, 1]"
+    schedule: str = "constant"
+    augment: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
     assumed: str = ""
 
@@ -55,7 +60,7 @@ def build(
 
     Args:
         recipe: One of ``RECIPES``, or ``transfer:<Backbone>`` with the name of any
-            ``keras.applications`` backbone.
+            ``keras.applications`` backbone, or ``ViTB16`` (KerasHub's, an extra).
         image_size: Side of the square input, in pixels; None for the report's own.
         scaling: ``[0, 1]`` or ``[-1, 1]`` instead of the recipe's own.
         augment: Strengths for ``augmentation.layers``; None for no augmentation.
@@ -98,23 +103,37 @@ def build(
     return keras.Model(inputs, outputs, name=recipe.replace(":", "_").lower())
 
 
-def compile_model(model, recipe: str, *, learning_rate: float | None = None):
+def compile_model(
+    model, recipe: str, *, learning_rate: float | None = None, optimizer: str | None = None,
+    steps: int | None = None,
+):  # fmt: skip
     """Compile a network as its report trained it; return it.
 
     Args:
         model: From ``build``.
         recipe: Its recipe.
         learning_rate: Instead of the report's own.
+        optimizer: ``adam`` or ``sgd``, instead of the report's own.
+        steps: Batches of the whole training, over which a ``cosine`` recipe lowers its learning
+            rate; None keeps it constant.
     """
     keras = quiet_keras()
     spec = find(recipe)
+    rate = learning_rate or spec.learning_rate
+    if spec.schedule == "cosine" and steps:
+        rate = keras.optimizers.schedules.CosineDecay(
+            rate / 10, steps - steps // 20, warmup_target=rate, warmup_steps=steps // 20
+        )
     optimizers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
+    optimizer = optimizer or spec.optimizer
+    if optimizer not in optimizers:
+        raise ValueError(f"optimizer {optimizer!r} is unknown; there are adam and sgd.")
     losses = {"sigmoid": "binary_crossentropy", "softmax": "sparse_categorical_crossentropy"}
     accuracies = {"sigmoid": "binary_accuracy", "softmax": "sparse_categorical_accuracy"}
     metric = keras.metrics.get(accuracies[spec.head])
     metric.name = "accuracy"
     model.compile(
-        optimizer=optimizers[spec.optimizer](learning_rate or spec.learning_rate),
+        optimizer=optimizers[optimizer](rate),
         loss=losses[spec.head],
         metrics=[metric],
     )
@@ -243,38 +262,114 @@ def _custom_cnn(keras, x, *, seed, dropout):
     return layers.Dropout(dropout, seed=seed)(x)
 
 
-def _transfer(keras, x, *, seed, backbone, weights, frozen, units, dropout):
+def _transfer(keras, x, *, seed, backbone, weights, frozen, inference_norm, units, dropout):
     make = _backbone_class(backbone)
     x = _preprocess(keras, x, make)
-    base = make(include_top=False, weights=weights, input_shape=tuple(x.shape[1:]))
+    base = _pretrained(make, weights, tuple(x.shape[1:]))
     base.trainable = not frozen
     layers = keras.layers
+    for layer in base.layers if inference_norm else ():
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False  # base(x, training=False) would not outlast fit (Keras 3.15)
     x = layers.GlobalAveragePooling2D()(base(x))
     x = layers.Dense(units, activation="relu")(x)
     x = layers.BatchNormalization()(x)
     return layers.Dropout(dropout, seed=seed)(x)
 
 
+def _compact(keras, x, *, seed, filters, dropout):
+    layers = keras.layers
+
+    def convolve(x, count, stride=1):
+        x = layers.Conv2D(count, 3, strides=stride, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization()(x)
+
+    x = layers.ReLU()(convolve(x, filters[0]))
+    for place, count in enumerate(filters):
+        stride = 1 if place == 0 else 2
+        shortcut = x
+        if stride > 1:
+            shortcut = layers.AveragePooling2D(2)(x)
+            shortcut = layers.Conv2D(count, 1, use_bias=False)(shortcut)
+            shortcut = layers.BatchNormalization()(shortcut)
+        x = layers.ReLU()(convolve(x, count, stride))
+        x = layers.ReLU()(layers.Add()([convolve(x, count), shortcut]))
+    x = layers.GlobalAveragePooling2D(name="embedding")(x)
+    return layers.Dropout(dropout, seed=seed)(x) if dropout else x
+
+
+def _pretrained(make: Callable, weights: str | None, shape: tuple[int, ...]):
+    """Build a backbone with the weights asked for, or say why it cannot have them."""
+    if weights not in (None, "imagenet") and not Path(weights).is_file():
+        raise ValueError(
+            f"weights {weights!r}: there is no such file; expected a .weights.h5 or .h5 file, "
+            "'imagenet' (downloaded once by Keras), or None for random ones."
+        )
+    try:
+        return make(include_top=False, weights=weights, input_shape=shape)
+    except Exception as error:
+        if weights != "imagenet" or "fetch" not in str(error):
+            raise
+        raise ConnectionError(
+            f"the ImageNet weights of {make.__name__} could not be downloaded ({error}). Give a "
+            "local file by weights=, or weights=None to start from random ones."
+        ) from None
+
+
 def _backbone_class(name: str) -> Callable:
+    if name == "ViTB16":
+        return _vit_b16
     applications = quiet_keras().applications
     found = getattr(applications, name, None)
     if not callable(found) or not name[0].isupper():
-        known = [n for n in dir(applications) if n[0].isupper()]
-        raise ValueError(
-            f"backbone {name!r} is not in keras.applications; there are {', '.join(known)}."
-        )
+        known = ["ViTB16", *(n for n in dir(applications) if n[0].isupper())]
+        raise ValueError(f"backbone {name!r} is unknown; there are {', '.join(known)}.")
     return found
+
+
+def _vit_b16(include_top: bool, weights: str | None, input_shape: tuple[int, ...]):
+    """Build KerasHub's vision transformer B/16 (Dosovitskiy et al. 2021), made to look like
+    a backbone of ``keras.applications``: patches as a picture, the class token dropped."""
+    quiet_keras()
+    try:
+        import keras_hub
+    except ImportError:
+        raise ValueError(
+            "backbone ViTB16 is KerasHub's, which is not installed. Run: python make.py setup --vit"
+        ) from None
+    kind = keras_hub.models.ViTBackbone
+    if weights == "imagenet":
+        base = kind.from_preset("vit_base_patch16_224_imagenet", image_shape=input_shape)
+    else:
+        base = kind(
+            image_shape=input_shape, patch_size=16, num_layers=12, num_heads=12, hidden_dim=768,
+            mlp_dim=3072,
+        )  # fmt: skip
+        if weights:
+            base.load_weights(weights)
+    layers = quiet_keras().layers
+    inputs = layers.Input(input_shape)
+    side = input_shape[0] // 16
+    patches = layers.Cropping1D((1, 0))(base(inputs))
+    outputs = layers.Reshape((side, side, 768))(patches)
+    return quiet_keras().Model(inputs, outputs, name="vitb16")
 
 
 def _preprocess(keras, x, make: Callable):
     """Apply a backbone family's own preprocessing to pixels in [0, 255]."""
+    if make is _vit_b16:
+        return _scale(keras, x, "[-1, 1]")
     for module in vars(keras.applications).values():
         if hasattr(module, "preprocess_input") and hasattr(module, make.__name__):
             return module.preprocess_input(x)
     return x
 
 
-_TRANSFER_OPTIONS = {"weights": None, "frozen": False, "units": 256, "dropout": 0.5}
+_TRANSFER_OPTIONS = {
+    "weights": None, "frozen": False, "inference_norm": False, "units": 256, "dropout": 0.5,
+}  # fmt: skip
+"""``weights``: ``imagenet``, a file, or None; ``inference_norm``: batch norm keeps its averages
+while the backbone is tuned."""
 
 RECIPES: dict[str, Recipe] = {
     "w207_simple": Recipe(
@@ -315,5 +410,10 @@ RECIPES: dict[str, Recipe] = {
         _plain_blocks, 32, "sigmoid", 1e-3, "Bird & Lotfi 2024, the CIFAKE paper",
         options={"filters": (32, 32), "units": 64, "padding": "same", "dropout": 0.0},
         assumed="padding and dense units",
+    ),
+    "compact": Recipe(
+        _compact, 32, "sigmoid", 3e-3, "ours: a small residual network, after He et al. 2016",
+        scaling="[-1, 1]", schedule="cosine", augment={"horizontal_flip": True},
+        options={"filters": (24, 64, 112), "dropout": 0.0},
     ),
 }  # fmt: skip

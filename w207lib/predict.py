@@ -35,12 +35,7 @@ def scores(model, x, *, batch_size: int = 256) -> np.ndarray:
         ValueError: The model's output has neither one nor two columns, or ``x`` does not fit
             its input.
     """
-    columns = model.output_shape[-1]
-    if columns not in (1, 2):
-        raise ValueError(
-            f"model {model.name} has {columns} output columns; expected 1 (sigmoid) or 2 "
-            "(softmax over REAL, FAKE)."
-        )
+    column = fake_column(model)
     if isinstance(x, Images):
         output = model.predict(x.batches(batch_size), verbose=0)
     else:
@@ -52,8 +47,22 @@ def scores(model, x, *, batch_size: int = 256) -> np.ndarray:
                 "images.resize."
             )
         output = model.predict(x.astype(np.float32), batch_size=batch_size, verbose=0)
-    column = 0 if columns == 1 else FAKE
     return np.clip(np.asarray(output, np.float32)[:, column], 0, 1)
+
+
+def fake_column(model) -> int:
+    """Return which column of a model's output is P(FAKE).
+
+    Raises:
+        ValueError: The output has neither one nor two columns.
+    """
+    columns = model.output_shape[-1]
+    if columns not in (1, 2):
+        raise ValueError(
+            f"model {model.name} has {columns} output columns; expected 1 (sigmoid) or 2 "
+            "(softmax over REAL, FAKE)."
+        )
+    return 0 if columns == 1 else FAKE
 
 
 def table(
@@ -125,12 +134,6 @@ def load(folder: str | Path):
             f"{facts.get('image_size')!r}. One of the files is of another training."
         )
     return model, facts
-
-
-def file_digest(path: str | Path) -> str:
-    """Return a file's SHA-256, 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_digest(model) -> str:
@@ -209,7 +212,7 @@ def score_test(
         rows, given = part.rows, scores(model, part)
     runs.log_test_scoring(
         root, model=folder.name, data_digest=data.digest,
-        model_digest=file_digest(weights) if classical else weights_digest(model),
+        model_digest=runs.file_digest(weights) if classical else weights_digest(model),
     )  # fmt: skip
     made = table(rows, given, model=folder.name, grouped=data.grouped)
     runs.write_table(kept, made)

@@ -31,6 +31,12 @@ def digest(value) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def file_digest(path: str | Path) -> str:
+    """Return a file's SHA-256, 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def replacing(path: str | Path):
     """Give a temporary name beside ``path``; what is written there replaces it when whole.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -33,7 +34,10 @@ def fit(
     *,
     name: str | None = None,
     learning_rate: float | None = None,
+    optimizer: str | None = None,
     augment: dict | None = None,
+    start: Path | None = None,
+    images: int | None = None,
     tensorboard: bool = False,
     **options,
 ) -> Path:
@@ -46,11 +50,16 @@ def fit(
     Args:
         recipe: As for ``models.build``.
         data: Images with splits.
-        profile: Gives epochs, patience, batch size, precision and seed.
+        profile: Gives epochs, patience, batch size, precision and seed. A recipe whose
+            learning rate falls over the whole training takes all epochs.
         folder: Parent of the run folder.
         name: Name of the model and of its folder; None for the recipe's.
         learning_rate: Instead of the recipe's own.
-        augment: Strengths for ``augmentation.layers``.
+        optimizer: ``adam`` or ``sgd``, instead of the recipe's own.
+        augment: Strengths for ``augmentation.layers``, instead of the recipe's own.
+        start: Run folder, or ``.keras`` file, of the same recipe whose weights it starts from;
+            None for random ones.
+        images: Most training images, drawn with the profile's seed; None for all.
         tensorboard: Whether to write TensorBoard's logs into the run folder.
         **options: The recipe's options.
 
@@ -59,23 +68,30 @@ def fit(
         ``predictions.parquet`` (train and validation), ``metrics.json``, ``provenance.json``.
 
     Raises:
-        ValueError: As ``models.build``; or a loss that is no longer a number.
+        ValueError: As ``models.build``; or a loss that is no longer a number; or ``start`` has
+            weights of other shapes.
     """
     name = name or recipe.replace(":", "_").lower()
+    spec = models.find(recipe)
+    if spec.schedule != "constant":
+        profile = dataclasses.replace(profile, patience=profile.epochs)
     precision = best_precision() if profile.precision == "auto" else profile.precision
+    augment = spec.augment if augment is None else augment
     configuration = {
-        "name": name, "recipe": recipe, "options": options, "augment": augment or {},
-        "learning_rate": learning_rate or models.find(recipe).learning_rate,
+        "name": name, "recipe": recipe, "options": options, "augment": augment,
+        "learning_rate": learning_rate or spec.learning_rate,
         "image_size": data.size, "batch_size": profile.batch_size, "epochs": profile.epochs,
         "patience": profile.patience, "precision": precision, "seed": profile.seed,
-        "data_digest": data.digest,
+        "data_digest": data.digest, "optimizer": optimizer or spec.optimizer, "images": images,
+        "start": None if start is None else runs.file_digest(weights_file(start)),
     }  # fmt: skip
     run = runs.RunFolder(Path(folder) / name, configuration)
     if run.kept():
         return run.path
     place = run.open()
     runs.open_log(Path(folder).parent)
-    training, validation = data.split("train"), data.split("validation")
+    training = data.split("train", most=images, seed=profile.seed)
+    validation = data.split("validation")
     keras = quiet_keras()
     keras.utils.set_random_seed(profile.seed)
     history = read_history(place)
@@ -89,12 +105,41 @@ def fit(
             history = history.iloc[:0]
             (place / HISTORY).unlink(missing_ok=True)
             model = models.build(recipe, data.size, augment=augment, seed=profile.seed, **options)
-            models.compile_model(model, recipe, learning_rate=learning_rate)
+            steps = training.steps(profile.batch_size) * profile.epochs
+            if start is not None:
+                _set_weights(model, start)
+            models.compile_model(
+                model, recipe, learning_rate=learning_rate, optimizer=optimizer, steps=steps
+            )
         _train(model, training, validation, profile, place, history, tensorboard)
         best = keras.models.load_model(place / predict.WEIGHTS)
         _finish(best, training, validation, data, configuration, place)
     (place / LAST).unlink(missing_ok=True)
     return run.finish()
+
+
+def weights_file(start: str | Path) -> Path:
+    """Return the ``.keras`` file of a run folder, or the file itself; FileNotFoundError if none."""
+    path = Path(start)
+    path = path / predict.WEIGHTS if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; expected a finished run folder or a .keras file to start from."
+        )
+    return path
+
+
+def _set_weights(model, start: Path) -> None:
+    path = weights_file(start)
+    given = quiet_keras().models.load_model(path, compile=False).weights
+    shapes = [[tuple(weight.shape) for weight in weights] for weights in (given, model.weights)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{path} holds {len(given)} weights, {model.name} has {len(model.weights)}, and their "
+            "shapes differ; start from a network of the same recipe, options and image size."
+        )
+    for own, weight in zip(model.weights, given, strict=True):
+        own.assign(weight)
 
 
 def read_history(folder: Path) -> pd.DataFrame:

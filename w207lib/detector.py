@@ -1,0 +1,304 @@
+"""A trained detector that answers without TensorFlow: verdicts on image files.
+
+A detector is an ONNX file and a model card of the same name (``.json``), as ``export`` writes
+them. Its words are careful on purpose: a score says what an image resembles, not what it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from w207lib import config, images, outside, perturb, runs, schema
+
+COLUMNS = ("path", "score", "label", "status", "reason")
+DEFAULT = "compact"
+ROUND_TRIPS = ("jpeg:90", "resize:0.75")
+"""What a verdict must survive, else it is UNSURE: what sending and showing a picture does."""
+LARGEST_CHECKED = 512
+"""Round trips are made of a copy with at most this many pixels a side."""
+CHUNK = 256
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A detector's answer on one image.
+
+    Attributes:
+        score: Calibrated P(FAKE).
+        label: ``REAL``, ``FAKE`` or ``UNSURE``.
+        status: ``ok``, or ``outside``: scored, but unlike what the detector knows.
+        reason: One clause for a person.
+        round_trips: Calibrated score after each of ``ROUND_TRIPS``, by name.
+        heat: float32 ``(h, w)``, what each place adds to the log odds of FAKE; None where the
+            network has no such map.
+    """
+
+    score: float
+    label: str
+    status: str
+    reason: str
+    round_trips: dict[str, float]
+    heat: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A network with its calibration, threshold and limits.
+
+    Attributes:
+        path: The ONNX file.
+        card: The model card: what it was trained on, how it was measured, what it is not for.
+    """
+
+    path: Path
+    card: dict
+
+    @property
+    def size(self) -> int:
+        """Side of the square input, in pixels."""
+        return self.card["image_size"]
+
+    @functools.cached_property
+    def _session(self):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(
+            str(self.path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Run the network.
+
+        Args:
+            pixels: ``(B, S, S, 3)`` in [0, 255], any numeric dtype.
+
+        Returns:
+            Log odds of FAKE before calibration, float32 ``(B,)``; and what each place adds to
+            them, ``(B, h, w)``, or None.
+        """
+        if pixels.ndim != 4 or pixels.shape[1:] != (self.size, self.size, 3):
+            raise ValueError(
+                f"images of shape {pixels.shape} came; detector {self.card['name']} expects "
+                f"(B, {self.size}, {self.size}, 3). Resize them with images.resize."
+            )
+        feed = {self._session.get_inputs()[0].name: pixels.astype(np.float32)}
+        logit, *heat = self._session.run(None, feed)
+        return logit.reshape(len(pixels)), (heat[0][..., 0] if heat else None)
+
+    def calibrate(self, logit: np.ndarray) -> np.ndarray:
+        """Turn log odds into calibrated P(FAKE), float64 in [0, 1] (Platt 1999)."""
+        fitted = self.card["calibration"]
+        return 1 / (1 + np.exp(-(fitted["slope"] * logit.astype(float) + fitted["intercept"])))
+
+    def answer(self, pictures: Sequence[np.ndarray]) -> list[Answer]:
+        """Judge decoded images.
+
+        Args:
+            pictures: uint8 ``(H, W, 3)`` each, of any size.
+
+        Returns:
+            An answer an image.
+        """
+        if not len(pictures):
+            return []
+        small = np.stack([images.resize(picture, self.size) for picture in pictures])
+        logit, heat = self.run(small)
+        score = self.calibrate(logit)
+        copies = [_within(picture, max(LARGEST_CHECKED, self.size)) for picture in pictures]
+        after = {}
+        for condition in ROUND_TRIPS:
+            changed = (perturb.apply(copy, condition) for copy in copies)
+            changed = np.stack([images.resize(copy, self.size) for copy in changed])
+            after[condition] = self.calibrate(self.run(changed)[0])
+        distances = outside.distance(small, self.card["outside"])
+        answers = []
+        for place, picture in enumerate(pictures):
+            trips = {name: float(scores[place]) for name, scores in after.items()}
+            label, why = self._verdict(float(score[place]), trips)
+            unlike = self._unlike(picture, float(distances[place]))
+            answers.append(
+                Answer(
+                    float(score[place]),
+                    label,
+                    "outside" if unlike else "ok",
+                    f"{why}; {unlike}" if unlike else why,
+                    trips,
+                    None if heat is None else heat[place],
+                )  # fmt: skip
+            )
+        return answers
+
+    def judge(self, paths: Iterable[str | Path]) -> Iterable[dict]:
+        """Judge image files, a chunk at a time.
+
+        Args:
+            paths: Files.
+
+        Yields:
+            One row a file, in order, with ``COLUMNS``.
+        """
+        chunk: list[str | Path] = []
+        for path in paths:
+            chunk.append(path)
+            if len(chunk) == CHUNK:
+                yield from self._judge_chunk(chunk)
+                chunk = []
+        yield from self._judge_chunk(chunk)
+
+    def _judge_chunk(self, paths: list[str | Path]) -> Iterable[dict]:
+        with ThreadPoolExecutor() as pool:
+            pictures = list(pool.map(_read, paths))
+        readable = [picture for picture in pictures if isinstance(picture, np.ndarray)]
+        answers = iter(self.answer(readable))
+        for path, picture in zip(paths, pictures, strict=True):
+            row = {"path": str(path), "score": None, "label": None}
+            if isinstance(picture, np.ndarray):
+                given = next(answers)
+                row |= {"score": round(given.score, 4), "label": given.label,
+                        "status": given.status, "reason": given.reason}  # fmt: skip
+            else:
+                row |= {"status": "unreadable", "reason": picture}
+            yield row
+
+    def _verdict(self, score: float, after: dict[str, float]) -> tuple[str, str]:
+        threshold, (low, high) = self.card["threshold"], self.card["unsure"]
+        data = self.card["data"]["title"]
+        if low < score < high:
+            return "UNSURE", f"the score lies between {low:.2f} and {high:.2f}"
+        turned = [
+            name for name, value in after.items() if (value >= threshold) != (score >= threshold)
+        ]
+        if turned:
+            return "UNSURE", f"the verdict turns after {' and '.join(turned)}"
+        if score >= threshold:
+            return "FAKE", f"resembles {data}'s fakes"
+        return "REAL", f"resembles {data}'s photographs"
+
+    def _unlike(self, picture: np.ndarray, distance: float) -> str:
+        height, width = picture.shape[:2]
+        if outside.scaled_too_far(width, height, self.size):
+            side = self.card["data"]["side"]
+            return f"{width}×{height} pixels, where {self.card['data']['title']} has {side}×{side}"
+        if distance > self.card["outside"]["limit"]:
+            return f"its texture is unlike {self.card['data']['title']}'s"
+        return ""
+
+
+def names() -> list[str]:
+    """List the detectors that ship with the project."""
+    return sorted(path.stem for path in models_folder().glob("*.onnx"))
+
+
+def load(name: str | Path = DEFAULT) -> Detector:
+    """Load a detector with its card.
+
+    Args:
+        name: A shipped detector's name, or an ``.onnx`` file with its card beside it.
+
+    Raises:
+        ValueError: There is no such detector, or its card is of another network, or of another
+            version of the project.
+    """
+    path = Path(name) if str(name).endswith(".onnx") else models_folder() / f"{name}.onnx"
+    if not path.is_file():
+        raise ValueError(
+            f"detector {str(name)!r}: there is no file {path}; the project ships "
+            f"{', '.join(names()) or 'none'}. To use a model of your own, turn it into one first: "
+            "w207 export RUN_FOLDER/models/NAME"
+        )
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} has no model card {path.stem}.json beside it, so threshold and calibration "
+            "are unknown. Make both anew with w207 export."
+        ) from None
+    expected = {
+        "format": FORMAT, "label_map": schema.LABEL_MAP, "resampling": images.RESAMPLING,
+        "onnx_digest": runs.file_digest(path),
+    }  # fmt: skip
+    for key, value in expected.items():
+        if card.get(key) != value:
+            raise ValueError(
+                f"{path.with_suffix('.json')}: {key} is {card.get(key)!r}, expected {value!r}. "
+                "File and card are not of one export; make both anew with w207 export."
+            )
+    return Detector(path, card)
+
+
+def find_images(arguments: Iterable[str]) -> list[Path]:
+    """Turn command-line words into image files.
+
+    Args:
+        arguments: Files, folders (searched to the bottom for image suffixes) and patterns with
+            ``*``, ``?`` or ``[]``.
+
+    Returns:
+        Files without repetition, in the order given; those of a folder sorted. A file that was
+        named stays in, whether it exists or not, so that it gets its row.
+
+    Raises:
+        ValueError: A folder or a pattern has no image.
+    """
+    import glob
+
+    found: dict[Path, None] = {}
+    for word in arguments:
+        path = Path(word)
+        if path.is_dir():
+            some = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
+            kind = "folder"
+        elif not path.exists() and glob.has_magic(word):
+            some = [Path(p) for p in sorted(glob.glob(word, recursive=True)) if Path(p).is_file()]
+            kind = "pattern"
+        else:
+            some, kind = [path], "file"
+        if not some:
+            raise ValueError(
+                f"{kind} {word} has no image; expected files that end in "
+                f"{', '.join(sorted(images.SUFFIXES))}."
+            )
+        found |= dict.fromkeys(some)
+    return list(found)
+
+
+def models_folder() -> Path:
+    """Return the folder that holds the detectors of the project."""
+    return config.data_root() / "models"
+
+
+def _read(path: str | Path) -> np.ndarray | str:
+    """Return an image, or one clause that says why there is none."""
+    try:
+        return images.read_image(path)
+    except images.UnreadableImage as error:
+        return f"{error.status}: {error.reason}"
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+
+
+def _within(picture: np.ndarray, side: int) -> np.ndarray:
+    """Return a copy that is no larger than a side, its aspect kept."""
+    from PIL import Image
+
+    if max(picture.shape[:2]) <= side:
+        return picture
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side), Image.Resampling[images.RESAMPLING.upper()])
+    return np.asarray(image)
+
+
+def as_table(rows: Iterable[dict]) -> pd.DataFrame:
+    """Gather rows of ``Detector.judge`` into one table with ``COLUMNS``."""
+    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"score": "float64"})

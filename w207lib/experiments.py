@@ -1,0 +1,94 @@
+"""Comparing training strategies: every combination of a few choices, and what each one is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pandas as pd
+
+from w207lib import augmentation, train, transfer
+from w207lib.config import Profile
+from w207lib.pipeline import Data
+
+FACTORS = ("recipe", "optimizer", "learning_rate", "augmented")
+
+
+def factorial(
+    data: Data, profile: Profile, folder: Path, *, recipes: tuple[str, ...],
+    optimizers: tuple[str, ...], learning_rates: tuple[float, ...],
+    augmented: tuple[bool, ...] = (False, True), seeds: tuple[int, ...],
+) -> pd.DataFrame:  # fmt: skip
+    """Train every combination of the choices, once a seed.
+
+    Args:
+        data: Images with splits; the test split is not read.
+        profile: Gives epochs, patience, batch size and precision.
+        folder: Parent of the run folders.
+        recipes: As for ``models.build``.
+        optimizers: ``adam``, ``sgd``.
+        learning_rates: Each with each optimizer.
+        augmented: Whether with ``augmentation.DEFAULTS``.
+        seeds: One training each.
+
+    Returns:
+        One row a training: ``FACTORS``, ``seed, accuracy, roc_auc`` (validation), ``seconds``.
+    """
+    rows = []
+    choices = itertools.product(recipes, optimizers, learning_rates, augmented, seeds)
+    for recipe, optimizer, rate, changed, seed in choices:
+        words = (recipe, optimizer, f"{rate:g}", "augmented" if changed else "plain", seed)
+        run = train.fit(
+            recipe, data, dataclasses.replace(profile, seed=seed), folder,
+            name="-".join(map(str, words)), learning_rate=rate, optimizer=optimizer,
+            augment=augmentation.DEFAULTS if changed else {},
+        )  # fmt: skip
+        key = dict(zip(FACTORS, (recipe, optimizer, rate, changed), strict=True))
+        rows.append(key | {"seed": seed} | transfer.validation_scores(run))
+    return pd.DataFrame(rows)
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """Average the seeds of each combination.
+
+    Args:
+        table: From ``factorial``.
+
+    Returns:
+        One row a combination, best first: ``FACTORS``, ``seeds``, ``accuracy`` (mean), ``spread``
+        (standard deviation over seeds, NaN for one), ``seconds`` (mean).
+    """
+    grouped = table.groupby(list(FACTORS), sort=False)
+    made = grouped.agg(
+        seeds=("seed", "size"), accuracy=("accuracy", "mean"), spread=("accuracy", "std"),
+        seconds=("seconds", "mean"),
+    )  # fmt: skip
+    return made.sort_values("accuracy", ascending=False, kind="stable").reset_index()
+
+
+def effects(table: pd.DataFrame) -> pd.DataFrame:
+    """Average each choice over all others: its main effect.
+
+    Args:
+        table: From ``factorial``.
+
+    Returns:
+        One row a factor and level that varies: ``factor, level`` (text), ``accuracy``,
+        ``spread`` (standard deviation over the trainings), ``trainings``, and
+        ``seed_spread``: the standard deviation that the seed alone makes, pooled over all
+        combinations. A difference between levels that is not larger than that says nothing.
+    """
+    within = table.groupby(list(FACTORS))["accuracy"].var(ddof=1)
+    pooled = float(within.mean() ** 0.5) if within.notna().any() else float("nan")
+    rows = []
+    for factor in FACTORS:
+        if table[factor].nunique() < 2:
+            continue
+        for level, part in table.groupby(factor, sort=True)["accuracy"]:
+            text = f"{level:g}" if isinstance(level, float) else str(level)
+            rows.append({
+                "factor": factor, "level": text, "accuracy": part.mean(), "spread": part.std(),
+                "trainings": len(part), "seed_spread": pooled,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
