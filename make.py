@@ -28,6 +28,7 @@ STAMP = os.path.join(VENV, "w207-setup.json")
 LOG = os.path.join(VENV, "w207-setup.log")
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
 EXTRAS = ("app", "cloud", "dev", "export", "gpu", "slides", "vit")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 ELSEWHERE = ("tensorflow==2.21.*", "appnope", "colorama")  # not in the resolution on Linux
 
 
@@ -188,13 +189,14 @@ def setup(arguments):  # a target takes the arguments that follow it, and return
 
 def run(arguments):
     """Execute notebooks 01-06 on the sample; arguments go to `w207 run`."""
-    ensure()
-    return call([W207, "run", "--profile", "sample", *arguments])
+    chosen = {"--only", "--from", "--to", "--help"}.intersection(arguments)
+    return run_all([*([] if chosen else ["--to", "06"]), *arguments])
 
 
 def run_all(arguments):
-    """Execute all notebooks on the sample (01-06 are all, so far)."""
-    return run(arguments)
+    """Execute all notebooks on the sample, with explanation, attacks and transfer."""
+    ensure()
+    return call([W207, "run", "--profile", "sample", *arguments])
 
 
 def names_in(folder, ending):
@@ -203,9 +205,26 @@ def names_in(folder, ending):
     return sorted(os.path.basename(path) for path in found)
 
 
+def find_browser():
+    """Return a program that shows web pages without a window: `W207_BROWSER`, or Chromium's kin."""
+    found = filter(None, map(shutil.which, BROWSERS))
+    return os.environ.get("W207_BROWSER") or next(found, None)
+
+
+def get_browser():
+    """Install a browser for the page's test, as root with the libraries it needs."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    install = [PYTHON, "-m", "playwright", "install", *(["--with-deps"] if root else [])]
+    if call([*install, "chromium"]) and root and shutil.which("apt-get"):
+        call(["apt-get", "update"])
+        call(["apt-get", "install", "-y", "--no-install-recommends", "chromium"])
+
+
 def test(arguments, marker="not slow"):
     """Run the tests, then every notebook against its stored outputs; or `pytest ARGUMENTS`."""
-    ensure("dev")
+    ensure("app", "dev", "export", "slides", "vit")
+    if os.environ.get("CI") and not find_browser():
+        get_browser()
     pytest = [PYTHON, "-m", "pytest"]
     if arguments:
         return call([*pytest, *arguments])
@@ -266,6 +285,24 @@ def lint(arguments):
     return call([PYTHON, "-m", "ruff", "format", *([] if arguments else ["--check"])]) or check
 
 
+def figures(arguments):
+    """Draw the slides' figures anew from results/ and the sample; or just those named."""
+    ensure()
+    return call([W207, "figures", *arguments])
+
+
+def slides(arguments):
+    """Build the presentation from slides/deck.md: a .pptx and one offline .html file."""
+    ensure("slides")
+    return call([W207, "slides", *arguments])
+
+
+def app(arguments):
+    """Open the web page that judges pictures; arguments go to `w207 app`."""
+    ensure("app")
+    return call([W207, "app", *arguments])
+
+
 def bench(arguments):
     """Run the measurements in bench/, or the one named."""
     names = [name[:-3] for name in names_in(os.path.join(ROOT, "bench"), ".py") if name[0] != "_"]
@@ -322,8 +359,8 @@ def constraints(arguments):
     return 0
 
 
-FUNCTIONS = (setup, run, run_all, lab, test, test_full, lint, notebooks, bench, doctor)
-FUNCTIONS += (constraints, clean_env)
+FUNCTIONS = (setup, run, run_all, lab, test, test_full, lint, notebooks, figures, slides, app)
+FUNCTIONS += (bench, doctor, constraints, clean_env)
 TARGETS = {function.__name__.replace("_", "-"): function for function in FUNCTIONS}
 
 

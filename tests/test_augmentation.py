@@ -9,10 +9,10 @@ STRONG = {
     "rotation": 0.2, "horizontal_flip": True, "vertical_flip": True, "brightness": 0.3,
     "contrast": 0.5, "shear": 0.3, "zoom": 0.3, "shift": 0.3,
 }  # fmt: skip
+ALL = STRONG | {"blur": 1.0}
 
 
-def apply(layers, training):
-    x = IMAGES
+def apply(layers, training, x=IMAGES):
     for layer in layers:
         x = layer(x, training=training)
     return np.asarray(x)
@@ -20,11 +20,12 @@ def apply(layers, training):
 
 def test_every_change_that_the_reports_used_has_a_default():
     assert set(augmentation.DEFAULTS) == set(STRONG)
+    assert augmentation.NAMES == tuple(ALL)
 
 
-@pytest.mark.parametrize("name", STRONG)
+@pytest.mark.parametrize("name", ALL)
 def test_a_layer_changes_images_in_training_and_none_when_predicting(name):
-    (layer,) = augmentation.layers(seed=1, **{name: STRONG[name]})
+    (layer,) = augmentation.layers(seed=1, **{name: ALL[name]})
     changed = apply([layer], training=True)
     assert changed.shape == IMAGES.shape
     assert (np.abs(changed - IMAGES).max(axis=(1, 2, 3)) > 1).any()
@@ -41,6 +42,17 @@ def test_a_flip_flips_its_axis_alone(name, axis):
     assert all(np.logical_xor(which, same)) and any(which)
 
 
+@pytest.mark.parametrize("strength", [0.4, 1.0])
+def test_a_blur_smooths_half_its_strength_of_the_images_and_leaves_the_others(strength):
+    """Keras draws each image's chance between 0 and the strength."""
+    many = np.tile(IMAGES, (100, 1, 1, 1))
+    changed = apply(augmentation.layers(seed=1, blur=strength), training=True, x=many)
+    blurred = (changed != many).any(axis=(1, 2, 3))
+    assert blurred.mean() == pytest.approx(strength / 2, abs=0.06)
+    rough, smooth = (np.abs(np.diff(some[blurred], axis=2)).mean() for some in (many, changed))
+    assert smooth < 0.9 * rough
+
+
 def test_layers_with_one_seed_draw_independently():
     many = np.tile(IMAGES[:1], (200, 1, 1, 1))
     layers = augmentation.layers(seed=3, horizontal_flip=True, vertical_flip=True)
@@ -52,12 +64,12 @@ def test_layers_with_one_seed_draw_independently():
 
 
 def test_layers_come_in_one_order_and_those_off_are_left_out():
-    kinds = [type(layer).__name__ for layer in augmentation.layers(**STRONG)]
+    kinds = [type(layer).__name__ for layer in augmentation.layers(**ALL)]
     assert kinds == [
         "RandomRotation", "RandomFlip", "RandomFlip", "RandomBrightness", "RandomContrast",
-        "RandomShear", "RandomZoom", "RandomTranslation",
+        "RandomShear", "RandomZoom", "RandomTranslation", "RandomGaussianBlur",
     ]  # fmt: skip
-    reverse = dict(reversed(STRONG.items()))
+    reverse = dict(reversed(ALL.items()))
     assert [type(layer).__name__ for layer in augmentation.layers(**reverse)] == kinds
     assert augmentation.layers() == augmentation.layers(rotation=0, vertical_flip=False) == []
 
@@ -72,8 +84,8 @@ def test_the_seed_decides_the_draws():
 def test_a_model_with_all_layers_is_saved_and_loaded_and_predicts_the_same(tmp_path):
     import keras
 
-    model = models.build("two_conv", 16, augment=STRONG, seed=1)
-    assert sum("Random" in row["kind"] for row in models.describe(model)) == 8
+    model = models.build("two_conv", 16, augment=ALL, seed=1)
+    assert sum("Random" in row["kind"] for row in models.describe(model)) == 9
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     predicted = model.predict(IMAGES, verbose=0)
@@ -84,8 +96,8 @@ def test_a_model_with_all_layers_is_saved_and_loaded_and_predicts_the_same(tmp_p
 
 
 def test_an_unknown_change_is_refused():
-    with pytest.raises(ValueError, match="'blur' is unknown; there are rotation"):
-        augmentation.layers(blur=0.1)
+    with pytest.raises(ValueError, match="'hue' is unknown; there are rotation.*, blur"):
+        augmentation.layers(hue=0.1)
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.5, "much", None])

@@ -1,15 +1,20 @@
 import errno
+import io
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import batch, cli, importing, pipeline, train, tune
+from w207lib import batch, cli, detector, importing, pipeline, runs, train, tune
 
 COMMANDS = [
     [], ["run"], ["data"], ["data", "add"], ["data", "list"], ["train"], ["tune"], ["evaluate"],
-    ["publish"], ["notebooks"], ["doctor"],
+    ["publish"], ["notebooks"], ["doctor"], ["predict"], ["export"],
 ]  # fmt: skip
 
 
@@ -205,8 +210,6 @@ def test_ctrl_c_in_a_run_exits_with_130_and_names_the_way_on(
 
 
 def test_a_run_in_a_folder_that_is_in_use_exits_with_1(capsys, sample, four, executed, tmp_path):
-    from w207lib import runs
-
     with runs.locked(tmp_path / "out"):
         status, _, err = call(capsys, "run", "--out", str(tmp_path / "out"))
     assert status == 1 and "in use by process" in one_line(err) and not executed
@@ -304,3 +307,198 @@ def test_ctrl_c_in_a_training_exits_with_130(capsys, imported, monkeypatch):
     monkeypatch.setattr(train, "fit_baseline", stop)
     status, _, err = call(capsys, "train", "svm", "--data", "mine", "--out", str(imported))
     assert status == cli.EXIT_INTERRUPTED and "Traceback" not in err
+
+
+# --- predicting --------------------------------------------------------------------------
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def pictures(tmp_path, make_picture, monkeypatch):
+    """The current folder holds pictures of the size that the shipped detector knows."""
+    folder = tmp_path / "pictures"
+    (folder / "in").mkdir(parents=True)
+    names = ["b.png", "a.png", "0 (10).png", "a[1].png", "in/c.png"]
+    for seed, name in enumerate(names):
+        make_picture(seed, size=32, smooth=seed % 2 == 0).save(folder / name)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def predict(capsys, *words):
+    """Judge files by command; return its status and the rows that it wrote as CSV."""
+    status, out, err = call(capsys, "predict", *words, "--csv", "-")
+    assert "Traceback" not in err
+    return status, pd.read_csv(io.StringIO(out))
+
+
+def test_pictures_are_judged_in_their_order_as_the_detector_does(capsys, pictures):
+    words = ["b.png", "a.png", "in/c.png"]
+    status, table = predict(capsys, *words)
+    assert status == 0 and tuple(table.columns) == detector.COLUMNS
+    expected = detector.as_table(detector.load().judge(words))
+    pd.testing.assert_frame_equal(table, expected, check_dtype=False)
+    assert set(table["label"]) <= {"REAL", "FAKE", "UNSURE"}
+    assert set(table["status"]) <= {"ok", "outside"} and table["score"].between(0, 1).all()
+
+
+def test_one_that_cannot_be_read_has_a_row_and_the_exit_status_is_1(capsys, pictures):
+    (pictures / "text.png").write_text("x")
+    status, table = predict(capsys, "none.png", "b.png", "text.png")
+    assert status == 1 and table["path"].tolist() == ["none.png", "b.png", "text.png"]
+    assert (table["status"] == "unreadable").tolist() == [True, False, True]
+    assert table[["score", "label"]].isna().all(axis=1).tolist() == [True, False, True]
+    assert table["reason"].tolist()[::2] == [
+        "no such file or directory", "corrupted: the content is no image format"
+    ]  # fmt: skip
+
+
+def test_what_is_written_and_what_is_shown_agree(capsys, pictures, tmp_path):
+    (pictures / "none.png").touch()
+    files = [str(tmp_path / "t.csv"), str(tmp_path / "t.json")]
+    status, out, _ = call(capsys, "predict", ".", "--csv", files[0], "--json", files[1])
+    assert status == 1
+    table, rows = pd.read_csv(files[0]), json.loads(Path(files[1]).read_text(encoding="utf-8"))
+    assert len(table) == len(rows) == 6 and [tuple(row) for row in rows] == [detector.COLUMNS] * 6
+    pd.testing.assert_frame_equal(pd.DataFrame(rows), table, check_dtype=False)
+    (bad,) = [row for row in rows if row["path"] == "none.png"]
+    assert bad["score"] is bad["label"] is None and bad["reason"] == "corrupted: the file is empty"
+    for row in table.dropna().itertuples():
+        (line,) = [line for line in out.splitlines() if f"{row.path} " in line]
+        assert row.label in line and f"{row.score:.3f}"[:4] in line
+    assert "6 images: " in out and "1 unreadable" in out and "proves nothing; see " in out
+
+
+def test_the_terminal_gets_json_and_nothing_else(capsys, pictures):
+    status, out, _ = call(capsys, "predict", "b.png", "--json", "-")
+    assert status == 0 and [row["path"] for row in json.loads(out)] == ["b.png"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_comes_on_standard_input(capsys, pictures, monkeypatch, end):
+    listed = ["b.png", "", "0 (10).png", "   ", "a[1].png", "in"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(end.join(listed)))
+    status, table = predict(capsys, "a.png", "-")
+    assert status == 0
+    found = [Path(path).as_posix() for path in table["path"]]
+    assert found == ["a.png", "b.png", "0 (10).png", "a[1].png", "in/c.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [("b.png --model resnet", "detector 'resnet': there is no file"),
+     ("b.png --model b.onnx", "there is no file b.onnx"),
+     ("b.png --csv - --json -", "only one can have the terminal"),
+     ("b.png --csv none/t.csv", "none/t.csv: there is no folder"),
+     ("b.png --json in", "in is a folder; expected a file"),
+     ("empty", "folder empty has no image"), ("*.tif", "pattern *.tif has no image"),
+     ("-", "the list on standard input is empty")],
+)  # fmt: skip
+def test_wrong_use_of_predict_gets_one_sentence_and_writes_nothing(
+    capsys, pictures, monkeypatch, contents, words, says
+):
+    (pictures / "empty").mkdir()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n \n"))
+    before = contents(pictures)
+    status, out, err = call(capsys, "predict", *words.split())
+    assert status == cli.EXIT_WRONG_USE and out == "" and says in one_line(err)
+    assert contents(pictures) == before
+
+
+def test_predict_without_a_path_is_wrong_use(capsys):
+    status, _, err = call(capsys, "predict")
+    assert status == cli.EXIT_WRONG_USE and "usage: w207 predict" in err
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_name_that_is_no_text_is_judged_and_written(
+    capsys, pictures, tmp_path, monkeypatch, listed
+):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (pictures / "b.png").rename(pictures / name)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    files = [tmp_path / "t.csv", tmp_path / "t.json"]
+    given = io.TextIOWrapper(io.BytesIO(os.fsencode(name)), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", given)
+    word = "-" if listed else name
+    words = ["predict", word, "--csv", str(files[0]), "--json", str(files[1])]
+    assert call(capsys, *words)[0] == 0
+    rows = json.loads(files[1].read_text(encoding="utf-8"))
+    assert pd.read_csv(files[0])["path"].tolist() == [row["path"] for row in rows]
+    assert rows[0]["path"] == "caf\\udce9.png"
+
+
+ALONE = """
+import sys
+from w207lib import cli
+status = cli.main(sys.argv[1:])
+heavy = {"tensorflow", "keras", "torch", "jax"} & {name.split(".")[0] for name in sys.modules}
+sys.exit(f"loaded {heavy}" if heavy else status)
+"""
+
+
+def test_predict_runs_from_anywhere_without_tensorflow_and_writes_nothing_into_the_project(
+    pictures, tmp_path, contents
+):
+    """The project's folder is a copy, so that nothing else writes there meanwhile."""
+    home = tmp_path / "project"
+    for path in sorted((REPOSITORY / "data" / "models").glob("compact.*")):
+        (home / "data" / "models").mkdir(parents=True, exist_ok=True)
+        (home / "data" / "models" / path.name).write_bytes(path.read_bytes())
+    for path in [*home.rglob("*"), home]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = contents(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, "predict", "a.png", "-", "--csv", "-"], cwd=pictures,
+        input=b"b.png\r\n\r\n0 (10).png\r\n", capture_output=True,
+        env=os.environ | {"W207_HOME": str(home), "W207_RUNS": str(home / "runs")},
+    )  # fmt: skip
+    for path in [home, *home.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert done.returncode == 0, done.stderr.decode()
+    table = pd.read_csv(io.BytesIO(done.stdout))
+    assert table["path"].tolist() == ["a.png", "b.png", "0 (10).png"]
+    assert contents(tmp_path) == before
+
+
+def test_more_rows_than_a_screen_holds_are_counted(capsys, make_tree, tmp_path):
+    make_tree(tmp_path / "many", {"x": 120}, size=32)
+    status, out, _ = call(capsys, "predict", str(tmp_path / "many"))
+    assert status == 0 and "… and 20 more; --csv FILE writes them all" in out
+    assert "120 images: " in out and len(out.splitlines()) == 104
+
+
+# --- exporting ---------------------------------------------------------------------------
+
+
+def test_a_network_of_ones_own_data_is_exported_and_judges(capsys, imported, tmp_path):
+    words = ["--data", "mine", "--image-size", "16", "--epochs", "1", "--out", str(imported)]
+    assert call(capsys, "train", "two_conv", *words)[0] == 0
+    folder = imported / "models" / "two_conv"
+    status, out, _ = call(
+        capsys, "export", str(folder), "--name", "own", "--out", str(tmp_path / "made"),
+        "--photographs", "mine",
+    )  # fmt: skip
+    path = tmp_path / "made" / "own.onnx"
+    assert status == 0 and f"detector {path}" in out and "# Detector `own`" in out
+    assert "## Ordinary photographs: 15 of `mine`" in out
+    assert runs.test_scorings(imported)["model"].tolist() == ["own.onnx"]
+    tree = tmp_path / "tree" / "test"
+    status, table = predict(capsys, str(tree), "--model", str(path))
+    assert status == 0 and len(table) == 6 and np.isfinite(table["score"]).all()
+    assert detector.load(path).card["data"]["name"] == "mine"
+
+
+@pytest.mark.parametrize("missing", ["model.keras", "run.json"])
+def test_a_folder_that_is_no_training_of_a_run_is_not_exported(capsys, tmp_path, missing):
+    folder = tmp_path / "run" / "models" / "net"
+    folder.mkdir(parents=True)
+    (folder / "model.keras").touch()
+    (tmp_path / "run" / "run.json").touch()
+    for path in tmp_path.rglob(missing):
+        path.unlink()
+    status, _, err = call(capsys, "export", str(folder))
+    assert status == 2 and f"{missing} is missing, so it is not the folder of" in one_line(err)

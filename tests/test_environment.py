@@ -233,6 +233,17 @@ def test_an_argument_reaches_the_command(make, monkeypatch):
     assert calls == [["w207", "run", "--profile", "sample", "--only", "04"]]
 
 
+@pytest.mark.parametrize(("target", "words"), [("run", ["--to", "06"]), ("run-all", [])])
+def test_run_ends_with_the_sixth_notebook_and_run_all_with_the_last(
+    make, monkeypatch, target, words
+):
+    calls = []
+    monkeypatch.setattr(make, "ensure", lambda *extras: None)
+    monkeypatch.setattr(make, "call", lambda command, **env: calls.append(command) or 0)
+    make.main([target, "--resume"])
+    assert calls == [["w207", "run", "--profile", "sample", *words, "--resume"]]
+
+
 def test_both_test_commands_run_in_roots_of_their_own(make, monkeypatch):
     calls = []
     notebooks = Path(make.ROOT, "notebooks")
@@ -244,6 +255,45 @@ def test_both_test_commands_run_in_roots_of_their_own(make, monkeypatch):
     assert [command[3] for command, _ in calls] == ["tests", "--nbval"]
     roots = [env["W207_RUNS"] for _, env in calls]
     assert len(set(roots)) == 2 and not any(map(os.path.exists, roots))
+
+
+def test_the_page_gets_its_extra_and_its_words(make, monkeypatch):
+    calls = []
+    monkeypatch.setattr(make, "ensure", lambda *extras: calls.append(extras))
+    monkeypatch.setattr(make, "call", lambda command, **env: calls.append(command) or 0)
+    assert make.main(["app", "--port", "8600"]) == 0
+    assert calls == [("app",), ["w207", "app", "--port", "8600"]]
+
+
+@pytest.mark.parametrize(("ci", "found"), [("1", ""), ("1", "chromium"), ("", "")])
+def test_only_ci_gets_a_browser_and_only_where_there_is_none(make, monkeypatch, ci, found):
+    calls = []
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.delenv("W207_BROWSER", raising=False)
+    monkeypatch.setattr(make.shutil, "which", lambda name: found if name == found else None)
+    monkeypatch.setattr(make, "ensure", lambda *extras: None)
+    monkeypatch.setattr(make, "call", lambda command, **env: calls.append(command) or 0)
+    assert make.main(["test"]) == 0
+    installs = [command for command in calls if command[2:4] == ["playwright", "install"]]
+    assert len(installs) == (1 if ci and not found else 0)
+
+
+def test_a_browser_that_is_named_or_found_is_taken(make, monkeypatch):
+    monkeypatch.delenv("W207_BROWSER", raising=False)
+    monkeypatch.setattr(make.shutil, "which", lambda name: {"msedge": "/bin/edge"}.get(name))
+    assert make.find_browser() == "/bin/edge"
+    monkeypatch.setenv("W207_BROWSER", "/opt/mine")
+    assert make.find_browser() == "/opt/mine"
+
+
+def test_where_playwright_has_no_browser_root_asks_debian(make, monkeypatch):
+    calls = []
+    monkeypatch.setattr(make.os, "geteuid", lambda: 0, raising=False)
+    monkeypatch.setattr(make.shutil, "which", lambda name: "/usr/bin/apt-get")
+    monkeypatch.setattr(make, "call", lambda command, **env: calls.append(command) or 1)
+    make.get_browser()
+    assert calls[0][-2:] == ["--with-deps", "chromium"]
+    assert calls[-1][:2] == ["apt-get", "install"] and calls[-1][-1] == "chromium"
 
 
 def test_a_failing_first_command_is_not_forgotten(make, monkeypatch, capsys):

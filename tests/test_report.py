@@ -156,6 +156,8 @@ def test_the_page_shows_results_and_links_each_notebook_without_a_network(root):
     assert "http" not in text and str(root) not in text
     notebook = (root / "pages" / "01_what.html").read_text(encoding="utf-8")
     assert "99 %|" not in notebook
+    assert 'alt="cell' in notebook or 'alt="figure' in notebook
+    assert "No description has been provided" not in notebook
     assert not re.search(r"""(src|href)=["']?https?:""", notebook)
 
 
@@ -212,7 +214,7 @@ def test_a_run_that_is_not_whole_is_refused_and_the_old_results_stay(root, home,
     assert (target / "metrics.csv").is_file() and os.listdir(home / "results") == ["tiny"]
 
 
-@pytest.mark.parametrize("name", ["summary.json", "metrics.csv"])
+@pytest.mark.parametrize("name", ["summary.json", "run.json", "metrics.csv"])
 def test_a_folder_that_is_no_whole_run_is_refused(root, home, name):
     (root / name).unlink()
     with pytest.raises(ValueError, match=f"has no {name}, so it is no whole run"):

@@ -82,7 +82,7 @@ def test_the_configuration_says_what_makes_the_run(undisturbed_run, learnable, p
         "options": {"filters": [8, 8], "units": 16, "dropout": 0.3}, "image_size": 16,
         "batch_size": 16, "epochs": 3, "patience": 3, "precision": "float32",
         "seed": profile.seed, "data_digest": learnable.digest, "optimizer": "adam",
-        "images": None, "start": None,
+        "images": None, "start": None, "head_only": False, "minutes": None,
     }  # fmt: skip
 
 
@@ -111,10 +111,26 @@ def test_a_training_takes_as_many_images_as_it_is_told(learnable, tiny_profile, 
     assert (table["split"] == "validation").sum() == whole
 
 
+def test_a_head_alone_is_trained_where_asked(undisturbed_run, learnable, tiny_profile, tmp_path):
+    run = train.fit(
+        "two_conv", learnable, tiny_profile(epochs=1), tmp_path, start=undisturbed_run,
+        head_only=True, filters=(8, 8), units=16, dropout=0.3,
+    )  # fmt: skip
+    old, new = (predict.load(folder)[0].get_weights() for folder in (undisturbed_run, run))
+    same = [np.array_equal(a, b) for a, b in zip(old, new, strict=True)]
+    assert same == [True] * (len(same) - 2) + [False, False]
+    assert train.read_metrics(run)["parameters"]["trainable"] == 16 + 1
+
+
+def test_no_epoch_is_begun_that_would_not_fit_the_time(learnable, tiny_profile, tmp_path):
+    run = train.fit("two_conv", learnable, tiny_profile(epochs=3), tmp_path, minutes=1e-6)
+    assert len(train.read_history(run)) == 1
+
+
 def test_a_recipe_with_a_falling_rate_takes_all_its_epochs(learnable, tiny_profile, tmp_path):
     run = train.fit("compact", learnable, tiny_profile(epochs=4, patience=1), tmp_path)
     made = json.loads((run / "config.json").read_text())
-    assert made["augment"] == {"horizontal_flip": True}
+    assert made["augment"] == {"horizontal_flip": True, "blur": 0.5}
     assert len(train.read_history(run)) == 4
 
 

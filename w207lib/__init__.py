@@ -9,17 +9,23 @@ layer  modules
 0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks)
 1      ``runs`` (run folders, provenance) · ``devices`` (memory, precision) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` · ``style`` · ``diagrams`` ·
-       ``plots`` (tables → axes) · ``galleries`` (images → figures) · ``intervals`` ·
+       ``plots`` (tables → axes) · ``robustness_plots`` ·
+       ``comparison_plots`` · ``galleries`` (images → figures) ·
+       ``explain_plots`` · ``perturb`` (JPEG, blur, noise: uint8 → uint8) · ``intervals`` ·
+       ``maps`` (of evidence, compared) ·
        ``threshold`` · ``evaluate`` (predictions → metrics)
 2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` · ``importing`` ·
        ``clean`` · ``split``
 3      ``pipeline`` (manifest → tensors) · ``augmentation`` · ``models`` (recipes) ·
        ``baselines``
-4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``train`` ·
-       ``tune``
-5      ``export`` · ``transfer`` · ``experiments`` · ``generators`` (making fakes)
-6      ``report`` (tables, pages) · ``batch`` (papermill)
-7      ``cli`` and the notebooks
+4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
+       ``train`` · ``tune``
+5      ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·
+       ``generators`` (making fakes)
+6      ``report`` (tables, pages) · ``drawings`` (one function a figure) · ``figures`` ·
+       ``slides`` · ``batch`` (papermill) · ``uploads`` (judging bytes) ·
+       ``app_parts`` (what the page draws)
+7      ``serve`` (the page's server) · ``cli`` · ``app`` (the page) and the notebooks
 =====  ==================================================================================
 
 Three things carry everything: the *manifest* (one row an image), a *Keras model* that takes

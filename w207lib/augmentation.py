@@ -9,6 +9,9 @@ DEFAULTS = {
     "contrast": 0.1, "shear": 0.1, "zoom": 0.1, "shift": 0.1,
 }  # fmt: skip
 """Every change that the five reports used, at a moderate strength."""
+NAMES = (*DEFAULTS, "blur")
+BLUR = (0.01, 1.0)
+"""Least and most standard deviation of a blur, in pixels: about what halving and doubling does."""
 
 
 def layers(seed: int | None = None, **strengths) -> list:
@@ -19,17 +22,17 @@ def layers(seed: int | None = None, **strengths) -> list:
         **strengths: ``rotation`` (share of a full turn), ``horizontal_flip``,
             ``vertical_flip`` (True or False), ``brightness``, ``contrast`` (shares of their
             range), ``shear``, ``zoom``, ``shift`` (shares of the side). What is not named is
-            left out.
+            left out. ``blur`` is the share of images that are blurred, by ``BLUR``.
 
     Returns:
-        Keras layers, in the order of ``DEFAULTS``.
+        Keras layers, in the order of ``NAMES``.
 
     Raises:
         ValueError: A name is unknown or a strength is outside [0, 1].
     """
     for name, value in strengths.items():
-        if name not in DEFAULTS:
-            raise ValueError(f"augmentation {name!r} is unknown; there are {', '.join(DEFAULTS)}.")
+        if name not in NAMES:
+            raise ValueError(f"augmentation {name!r} is unknown; there are {', '.join(NAMES)}.")
         if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
             raise ValueError(
                 f"augmentation {name} has strength {value!r}; expected a share between 0 and 1, "
@@ -50,9 +53,12 @@ def layers(seed: int | None = None, **strengths) -> list:
         ),
         "zoom": lambda s, seed: kinds.RandomZoom((-s, s), fill_mode="reflect", seed=seed),
         "shift": lambda s, seed: kinds.RandomTranslation(s, s, fill_mode="reflect", seed=seed),
+        "blur": lambda s, seed: kinds.RandomGaussianBlur(
+            factor=s, kernel_size=3, sigma=BLUR, value_range=span, seed=seed
+        ),
     }
     return [
         makers[name](strengths[name], None if seed is None else seed + place)
-        for place, name in enumerate(DEFAULTS)  # with one seed both flips would always coincide
+        for place, name in enumerate(NAMES)  # with one seed both flips would always coincide
         if strengths.get(name)
     ]

@@ -118,6 +118,18 @@ def _parser() -> argparse.ArgumentParser:
     publish = _command(commands, "publish", _publish, "copy a run's public part into results/")
     publish.add_argument("folder", metavar="RUN", type=Path, help="a run folder: runs/cifake")
 
+    figures = _command(commands, "figures", _figures, "draw the slides' figures anew")
+    figures.add_argument("names", nargs="*", metavar="NAME", help="just these (all)")
+
+    slides = _command(commands, "slides", _slides, "build the presentation from slides/deck.md")
+    slides.add_argument("--profile", default="cifake", metavar="NAME",
+                        help="the published run it is about (cifake)")  # fmt: skip
+
+    app = _command(commands, "app", _app, "open the web page that judges pictures")
+    app.add_argument("--port", type=int, default=8501, metavar="N", help="port on 127.0.0.1 (8501)")
+    app.add_argument("--model", default="compact", metavar="NAME_OR_FILE",
+                     help="a shipped detector, or an .onnx file (compact)")  # fmt: skip
+
     _command(commands, "notebooks", _notebooks,
              "execute the notebooks on the sample and store their outputs")  # fmt: skip
     _command(commands, "doctor", _doctor, "say what this machine has")
@@ -308,12 +320,16 @@ def _predict(options) -> int:
         raise ValueError("--csv - and --json - both came; only one can have the terminal.")
     words = []
     for word in options.paths:
-        words += [w for w in sys.stdin.read().splitlines() if w.strip()] if word == "-" else [word]
+        words += _listed() if word == "-" else [word]
     if not words:
         raise ValueError("the list on standard input is empty; expected a path a line.")
     for target in (options.csv, options.json):
-        if target not in (None, "-") and not Path(target).resolve().parent.is_dir():
+        if target in (None, "-"):
+            continue
+        if not Path(target).resolve().parent.is_dir():
             raise ValueError(f"{target}: there is no folder {Path(target).resolve().parent}.")
+        if Path(target).is_dir():
+            raise ValueError(f"{target} is a folder; expected a file to write.")
     files = detector.find_images(words)
     judge = detector.load(options.model)
     rows = judge.judge(files)
@@ -330,12 +346,21 @@ def _predict(options) -> int:
     return 1 if (table["status"] == "unreadable").any() else 0
 
 
+def _listed() -> list[str]:
+    """Return the lines on standard input; a name that is no UTF-8 comes as on the command line."""
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    lines = [line.rstrip("\r\n") for line in sys.stdin]  # splitlines would split within names
+    return [line for line in lines if line.strip()]
+
+
 def _write_csv(table, target) -> None:
-    table.to_csv(target, index=False)
+    table.to_csv(target, index=False, lineterminator="\n")
 
 
 def _write_json(table, target) -> None:
-    text = table.to_json(orient="records", indent=1, force_ascii=False) + "\n"
+    rows = [{k: None if v != v else v for k, v in row.items()} for row in table.to_dict("records")]
+    text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     if hasattr(target, "write"):
         target.write(text)
     else:
@@ -359,6 +384,8 @@ def _print_verdicts(table, judge, most: int = 100) -> None:
 
 
 def _export(options) -> int:
+    import dataclasses
+
     from w207lib import config, export, pipeline
 
     folder = options.folder.resolve()
@@ -371,7 +398,10 @@ def _export(options) -> int:
             )
     claimed = json.loads((root / "run.json").read_text(encoding="utf-8"))
     size = json.loads((folder / "model.json").read_text(encoding="utf-8"))["image_size"]
-    settings = config.load(claimed["profile"], image_size=size)
+    name = claimed["profile"]  # a data set's where `w207 train --data` made the run
+    settings = config.load(name if name in config.PROFILES else "sample", image_size=size)
+    if name not in config.PROFILES:
+        settings = dataclasses.replace(settings, name=name, dataset=name)
     path = export.export(
         folder, pipeline.load_data(settings, root), root=root, name=options.name,
         target=options.out, photographs=tuple(options.photographs),
@@ -386,6 +416,42 @@ def _publish(options) -> int:
 
     print(f"published to {report.publish(options.folder)}")
     report.fill_readme()
+    return 0
+
+
+def _figures(options) -> int:
+    from w207lib import figures
+
+    paths = figures.draw(options.names)
+    for path in paths if options.names else ():
+        print(path)
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    print(f"{len(paths)} figures drawn in {figures.figures_root()} ({size:.1f} MB)")
+    return 0
+
+
+def _slides(options) -> int:
+    from w207lib import slides
+
+    built = slides.build(options.profile)
+    for placeholder, old, new in built.changed:
+        print(f"changed: {placeholder}: {old} -> {new}")
+    print(f"{len(built.changed)} numbers changed since the last build")
+    for name in built.stale:
+        print(f"w207: figure {name} is older than its data, and marked STALE on its slide; "
+              "draw it anew: w207 figures", file=sys.stderr)  # fmt: skip
+    for path in built.files:
+        print(path)
+    return 0
+
+
+def _app(options) -> int:
+    from w207lib import detector, serve
+
+    serve.check_port(options.port)
+    detector.load(options.model)  # whatever is wrong shows here
+    print(f"The page opens at http://{serve.ADDRESS}:{options.port}   (Ctrl-C ends it)", flush=True)
+    serve.run(options.port, options.model)
     return 0
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from w207lib import config, images, outside, perturb, runs, schema
 
@@ -26,6 +29,20 @@ LARGEST_CHECKED = 512
 """Round trips are made of a copy with at most this many pixels a side."""
 CHUNK = 256
 FORMAT = 1
+
+
+class _View(NamedTuple):
+    """All that an answer needs of an image, small however large that was.
+
+    Attributes:
+        pixels: uint8 ``(1 + round trips, S, S, 3)``: as it came, then after each round trip.
+        width: Of the image itself, in pixels.
+        height: Likewise.
+    """
+
+    pixels: np.ndarray
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -99,7 +116,7 @@ class Detector:
     def calibrate(self, logit: np.ndarray) -> np.ndarray:
         """Turn log odds into calibrated P(FAKE), float64 in [0, 1] (Platt 1999)."""
         fitted = self.card["calibration"]
-        return 1 / (1 + np.exp(-(fitted["slope"] * logit.astype(float) + fitted["intercept"])))
+        return expit(fitted["slope"] * logit.astype(float) + fitted["intercept"])
 
     def answer(self, pictures: Sequence[np.ndarray]) -> list[Answer]:
         """Judge decoded images.
@@ -110,23 +127,30 @@ class Detector:
         Returns:
             An answer an image.
         """
-        if not len(pictures):
+        return self._answer([self._view(picture) for picture in pictures])
+
+    def _view(self, picture: np.ndarray) -> _View:
+        copy = _within(picture, max(LARGEST_CHECKED, self.size))
+        changed = (perturb.apply(copy, condition) for condition in self.card["round_trips"])
+        pixels = np.stack([images.resize(one, self.size) for one in (picture, *changed)])
+        return _View(pixels, picture.shape[1], picture.shape[0])
+
+    def _answer(self, views: list[_View]) -> list[Answer]:
+        if not views:
             return []
-        small = np.stack([images.resize(picture, self.size) for picture in pictures])
-        logit, heat = self.run(small)
+        pixels = np.stack([view.pixels for view in views])  # (N, 1 + round trips, S, S, 3)
+        logit, heat = self.run(pixels[:, 0])
         score = self.calibrate(logit)
-        copies = [_within(picture, max(LARGEST_CHECKED, self.size)) for picture in pictures]
-        after = {}
-        for condition in ROUND_TRIPS:
-            changed = (perturb.apply(copy, condition) for copy in copies)
-            changed = np.stack([images.resize(copy, self.size) for copy in changed])
-            after[condition] = self.calibrate(self.run(changed)[0])
-        distances = outside.distance(small, self.card["outside"])
+        after = {
+            condition: self.calibrate(self.run(pixels[:, trip])[0])
+            for trip, condition in enumerate(self.card["round_trips"], start=1)
+        }
+        distances = outside.distance(pixels[:, 0], self.card["outside"])
         answers = []
-        for place, picture in enumerate(pictures):
+        for place, view in enumerate(views):
             trips = {name: float(scores[place]) for name, scores in after.items()}
             label, why = self._verdict(float(score[place]), trips)
-            unlike = self._unlike(picture, float(distances[place]))
+            unlike = self._unlike(view, float(distances[place]))
             answers.append(
                 Answer(
                     float(score[place]),
@@ -157,19 +181,30 @@ class Detector:
         yield from self._judge_chunk(chunk)
 
     def _judge_chunk(self, paths: list[str | Path]) -> Iterable[dict]:
-        with ThreadPoolExecutor() as pool:
-            pictures = list(pool.map(_read, paths))
-        readable = [picture for picture in pictures if isinstance(picture, np.ndarray)]
-        answers = iter(self.answer(readable))
-        for path, picture in zip(paths, pictures, strict=True):
-            row = {"path": str(path), "score": None, "label": None}
-            if isinstance(picture, np.ndarray):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            views = list(pool.map(self._read, paths))
+        answers = iter(self._answer([view for view in views if isinstance(view, _View)]))
+        for path, view in zip(paths, views, strict=True):
+            name = str(path).encode(errors="backslashreplace").decode()  # not all are UTF-8
+            row = {"path": name, "score": None, "label": None}
+            if isinstance(view, _View):
                 given = next(answers)
                 row |= {"score": round(given.score, 4), "label": given.label,
                         "status": given.status, "reason": given.reason}  # fmt: skip
             else:
-                row |= {"status": "unreadable", "reason": picture}
+                row |= {"status": "unreadable", "reason": view}
             yield row
+
+    def _read(self, path: str | Path) -> _View | str:
+        """Return what is needed of an image file, or one clause that says why there is none."""
+        try:
+            return self._view(images.read_image(path))
+        except images.UnreadableImage as error:
+            return f"{error.status}: {error.reason}"
+        except OSError as error:
+            return (error.strerror or str(error)).lower()
+        except ValueError as error:  # a zero byte in the path
+            return str(error)
 
     def _verdict(self, score: float, after: dict[str, float]) -> tuple[str, str]:
         threshold, (low, high) = self.card["threshold"], self.card["unsure"]
@@ -185,11 +220,13 @@ class Detector:
             return "FAKE", f"resembles {data}'s fakes"
         return "REAL", f"resembles {data}'s photographs"
 
-    def _unlike(self, picture: np.ndarray, distance: float) -> str:
-        height, width = picture.shape[:2]
-        if outside.scaled_too_far(width, height, self.size):
-            side = self.card["data"]["side"]
-            return f"{width}×{height} pixels, where {self.card['data']['title']} has {side}×{side}"
+    def _unlike(self, view: _View, distance: float) -> str:
+        side = self.card["data"]["side"]
+        if outside.scaled_too_far(view.width, view.height, side):
+            return (
+                f"{view.width}×{view.height} pixels, where {self.card['data']['title']} has "
+                f"{side}×{side}"
+            )
         if distance > self.card["outside"]["limit"]:
             return f"its texture is unlike {self.card['data']['title']}'s"
         return ""
@@ -224,6 +261,12 @@ def load(name: str | Path = DEFAULT) -> Detector:
             f"{path} has no model card {path.stem}.json beside it, so threshold and calibration "
             "are unknown. Make both anew with w207 export."
         ) from None
+    except ValueError:
+        card = None
+    if not isinstance(card, dict):
+        raise ValueError(
+            f"{path.with_suffix('.json')} is no model card. Make it anew with w207 export."
+        )
     expected = {
         "format": FORMAT, "label_map": schema.LABEL_MAP, "resampling": images.RESAMPLING,
         "onnx_digest": runs.file_digest(path),
@@ -245,8 +288,9 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
             ``*``, ``?`` or ``[]``.
 
     Returns:
-        Files without repetition, in the order given; those of a folder sorted. A file that was
-        named stays in, whether it exists or not, so that it gets its row.
+        Files in the order given, those of a folder sorted; a file that was named twice, or by
+        its folder too, comes once. One that was named stays in, whether it exists or not, so
+        that it gets its row.
 
     Raises:
         ValueError: A folder or a pattern has no image.
@@ -256,10 +300,10 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for word in arguments:
         path = Path(word)
-        if path.is_dir():
+        if os.path.isdir(word):  # Path.is_dir raises on what cannot be a name
             some = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
-            kind = "folder"
-        elif not path.exists() and glob.has_magic(word):
+            some, kind = [p for p in some if not p.is_dir()], "folder"
+        elif not os.path.lexists(word) and glob.has_magic(word):
             some = [Path(p) for p in sorted(glob.glob(word, recursive=True)) if Path(p).is_file()]
             kind = "pattern"
         else:
@@ -276,16 +320,6 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
 def models_folder() -> Path:
     """Return the folder that holds the detectors of the project."""
     return config.data_root() / "models"
-
-
-def _read(path: str | Path) -> np.ndarray | str:
-    """Return an image, or one clause that says why there is none."""
-    try:
-        return images.read_image(path)
-    except images.UnreadableImage as error:
-        return f"{error.status}: {error.reason}"
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
 
 
 def _within(picture: np.ndarray, side: int) -> np.ndarray:

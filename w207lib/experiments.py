@@ -8,11 +8,42 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import augmentation, train, transfer
+from w207lib import augmentation, models, train, transfer
 from w207lib.config import Profile
 from w207lib.pipeline import Data
 
+LARGE = (
+    ("custom_cnn", "custom_cnn", {}),
+    ("w207_simple-400", "w207_simple", {}),
+    ("w207_tuned-400", "w207_tuned", {}),
+    ("resnet101-frozen", "resnet101", {"frozen": True}),
+    ("resnet101", "resnet101", {}),
+)
+"""The reports' large networks: name of the model, recipe, options; the cheapest first."""
 FACTORS = ("recipe", "optimizer", "learning_rate", "augmented")
+
+
+def train_large(
+    data: Data, profile: Profile, folder: Path, *, minutes: float | None
+) -> list[Path]:
+    """Train the reports' large networks, each at its report's own input size.
+
+    Args:
+        data: Images with splits, at any size.
+        profile: Gives epochs, patience, batch size, precision and seed.
+        folder: Parent of the run folders.
+        minutes: Time for each, after which no further epoch is begun; None for no limit.
+
+    Returns:
+        The run folders, in the order of ``LARGE``.
+    """
+    found = []
+    for name, recipe, options in LARGE:
+        own = dataclasses.replace(data, size=models.find(recipe).image_size)
+        found.append(
+            train.fit(recipe, own, profile, folder, name=name, minutes=minutes, **options)
+        )
+    return found
 
 
 def factorial(
@@ -41,8 +72,8 @@ def factorial(
         words = (recipe, optimizer, f"{rate:g}", "augmented" if changed else "plain", seed)
         run = train.fit(
             recipe, data, dataclasses.replace(profile, seed=seed), folder,
-            name="-".join(map(str, words)), learning_rate=rate, optimizer=optimizer,
-            augment=augmentation.DEFAULTS if changed else {},
+            name="-".join(map(str, words)).replace(":", "_"), learning_rate=rate,
+            optimizer=optimizer, augment=augmentation.DEFAULTS if changed else {},
         )  # fmt: skip
         key = dict(zip(FACTORS, (recipe, optimizer, rate, changed), strict=True))
         rows.append(key | {"seed": seed} | transfer.validation_scores(run))

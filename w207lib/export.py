@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
@@ -32,14 +34,14 @@ from w207lib.pipeline import Data
 
 UNSURE = (0.2, 0.8)
 """Calibrated P(FAKE) between these is UNSURE: there the better guess is wrong one time in five
-or more."""
+or more. A threshold beyond them widens the band."""
 MOST_DESCRIBED = 20_000
 TOLERANCE = 1e-3
 TITLES = {"cifake": "CIFAKE"}
 NOT_FOR = (
     "proof that a picture is genuine or generated, in court, in class or anywhere else",
     "judging a person, a student's work or a news picture",
-    "pictures of other generators than the one it was trained on: it mostly calls them REAL",
+    "pictures of other generators than those it was trained on, of which it knows nothing",
 )
 
 
@@ -65,8 +67,13 @@ def export(
         (``.keras``, without optimizer).
 
     Raises:
-        ValueError: The model was trained on other data, or its ONNX file answers differently.
+        ValueError: The model was trained on other data, or its ONNX file answers differently;
+            or a data set of photographs is unknown, or the converter is not installed.
     """
+    if not importlib.util.find_spec("tf2onnx"):
+        raise ValueError("the ONNX converter is not installed. Run: python make.py setup --export")
+    for other in photographs:
+        datasets.locate(other)  # before the test split is looked at
     folder = Path(folder)
     name = name or folder.name
     trained, facts = predict.load(folder)
@@ -88,7 +95,7 @@ def export(
         validation = data.split("validation")
         logit = _run(made, validation)
         own = predict.scores(network, validation)
-        difference = float(np.abs(1 / (1 + np.exp(-logit)) - own).max())
+        difference = float(np.abs(expit(logit) - own).max())
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"{name}: the ONNX file's scores differ from Keras's by up to {difference:.2g}; "
@@ -100,8 +107,8 @@ def export(
         calibrated = predict.table(
             validation.rows, made.calibrate(logit), model=name, grouped=data.grouped
         )
-        card["threshold"] = round(evaluate.choose_threshold(calibrated), 6)
-        card["unsure"] = list(UNSURE)
+        threshold = card["threshold"] = round(evaluate.choose_threshold(calibrated), 6)
+        card["unsure"] = [min(UNSURE[0], threshold), max(UNSURE[1], threshold)]
         known, held_out = (_described(data, split) for split in ("train", "validation"))
         card["outside"] = outside.fit(known, held_out)
         card["onnx_digest"] = runs.file_digest(path)
@@ -275,10 +282,11 @@ def _first_card(name: str, data: Data, configuration: dict) -> dict:
 
 def _rebuild(trained, configuration: dict):
     """Return the network in float32 and without augmentation, with the trained weights."""
+    options = configuration["options"]
+    if "weights" in options:
+        options = options | {"weights": None}  # a backbone's first weights are not asked for again
     with train.precision_policy("float32"):
-        network = models.build(
-            configuration["recipe"], configuration["image_size"], **configuration["options"]
-        )
+        network = models.build(configuration["recipe"], configuration["image_size"], **options)
     network.set_weights(trained.get_weights())
     return network
 
@@ -297,12 +305,12 @@ def _with_logit(network):
     if pooled is not None and isinstance(pooled, keras.layers.GlobalAveragePooling2D):
         places = keras.layers.Conv2D(1, 1, name="heat")  # class activation map, Zhou et al. 2016
         outputs.append(places(pooled.input))
-    both = keras.Model(network.inputs, outputs)
+    both = keras.Model(network.input, outputs)
     linear.set_weights([kernel, bias])
     if places is not None:
         places.set_weights([kernel[None, None], bias])
-    inputs = keras.Input(network.input_shape[1:], name="pixels")
-    return keras.Model(inputs, both(inputs, training=False))
+    both(np.zeros((1, *network.input_shape[1:]), np.float32), training=False)  # export asks for it
+    return both
 
 
 def _run(made: detector.Detector, part: pipeline.Images) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,21 +67,43 @@ def open_image(path: str | Path) -> tuple[Image.Image, dict]:
         UnreadableImage: As for ``read_image``.
         OSError: The file cannot be opened at all.
     """
-    data = Path(path).read_bytes()
+    return decode(Path(path).read_bytes(), path)
+
+
+def decode(
+    data: bytes, name: str | Path, *, most_pixels: int | None = None,
+    formats: Sequence[str] | None = None,
+) -> tuple[Image.Image, dict]:  # fmt: skip
+    """Decode an image file's bytes, as ``open_image`` does.
+
+    Args:
+        data: The whole file.
+        name: What an error calls it.
+        most_pixels: Larger images are refused by their header; None for ``MAX_PIXELS``.
+        formats: Pillow's names of the only formats tried; None for all.
+
+    Returns:
+        As ``open_image``.
+
+    Raises:
+        UnreadableImage: As for ``read_image``, or the image has more than ``most_pixels``.
+    """
+    most_pixels = most_pixels or MAX_PIXELS
     if not data:
-        raise UnreadableImage(path, "corrupted", "the file is empty")
+        raise UnreadableImage(name, "corrupted", "the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size limit; ours follows
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
-        raise UnreadableImage(path, "corrupted", "the content is no image format") from None
+        expected = f"none of {', '.join(formats)}" if formats else "no image format"
+        raise UnreadableImage(name, "corrupted", f"the content is {expected}") from None
     except Exception as error:
-        raise UnreadableImage(path, "corrupted", _clause(error)) from None
+        raise UnreadableImage(name, "corrupted", _clause(error)) from None
     facts = {"format": image.format, "mode": image.mode, "bytes": len(data)}
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > most_pixels:
         raise UnreadableImage(
-            path, "corrupted", f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}"
+            name, "corrupted", f"{image.width}×{image.height} pixels are more than {most_pixels:,}"
         )
     try:
         with warnings.catch_warnings():
@@ -88,7 +111,7 @@ def open_image(path: str | Path) -> tuple[Image.Image, dict]:
             image.load()
             image = to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:
-        raise UnreadableImage(path, "incomplete", _clause(error)) from None
+        raise UnreadableImage(name, "incomplete", _clause(error)) from None
     return image, {"width": image.width, "height": image.height, **facts}
 
 

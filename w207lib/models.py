@@ -328,8 +328,10 @@ def _backbone_class(name: str) -> Callable:
 
 
 def _vit_b16(include_top: bool, weights: str | None, input_shape: tuple[int, ...]):
-    """Build KerasHub's vision transformer B/16 (Dosovitskiy et al. 2021), made to look like
-    a backbone of ``keras.applications``: patches as a picture, the class token dropped."""
+    """Build KerasHub's ViT-B/16 (Dosovitskiy et al. 2021) as ``keras.applications`` would.
+
+    The patches come as a picture; the class token is dropped.
+    """
     quiet_keras()
     try:
         import keras_hub
@@ -413,7 +415,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "compact": Recipe(
         _compact, 32, "sigmoid", 3e-3, "ours: a small residual network, after He et al. 2016",
-        scaling="[-1, 1]", schedule="cosine", augment={"horizontal_flip": True},
+        scaling="[-1, 1]", schedule="cosine", augment={"horizontal_flip": True, "blur": 0.5},
         options={"filters": (24, 64, 112), "dropout": 0.0},
     ),
 }  # fmt: skip

@@ -17,7 +17,8 @@ QUALITY = 75
 EDGES = (0.05, 0.15, 0.25, 0.35, 0.5, 0.8)
 """Limits of the bands, in cycles per pixel."""
 LARGEST_SCALE = 2.0
-"""An image may have this many times the input's side, or this part of it, and still be inside."""
+"""An image may have this many times the training images' side, or this part of it, and still be
+inside."""
 
 
 def measure(images: np.ndarray) -> np.ndarray:
@@ -81,9 +82,9 @@ def distance(images: np.ndarray, model: dict) -> np.ndarray:
     return np.sqrt((whitened**2).sum(axis=1))
 
 
-def scaled_too_far(width: int, height: int, size: int) -> bool:
-    """Return whether an image is far larger or smaller than a detector's input side."""
-    largest, smallest = max(width, height) / size, min(width, height) / size
+def scaled_too_far(width: int, height: int, side: int) -> bool:
+    """Return whether an image is far larger or smaller than the training images' side."""
+    largest, smallest = max(width, height) / side, min(width, height) / side
     return largest > LARGEST_SCALE or smallest < 1 / LARGEST_SCALE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -208,7 +209,8 @@ def score_test(
         measured = statistics.set_index("path").loc[rows["path"]]
         given = baselines.scores(joblib.load(weights), measured)
     else:
-        part, model = data.split("test"), load(folder)[0]
+        part = dataclasses.replace(data, size=facts["image_size"]).split("test")
+        model = load(folder)[0]
         rows, given = part.rows, scores(model, part)
     runs.log_test_scoring(
         root, model=folder.name, data_digest=data.digest,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +16,8 @@ import pandas as pd
 from w207lib import config, evaluate, runs, train
 
 METRICS = "metrics.csv"
+LARGE = "large.csv"
+"""What notebook 09 says of the reports' large networks, on images that are large."""
 PUBLISHED_SPLITS = ("validation", "test")
 """Predictions on training images are many and say little; they stay in the run folder."""
 
@@ -56,7 +59,7 @@ def predictions(root: Path, *names: str) -> pd.DataFrame:
 
 
 def model_facts(root: Path) -> pd.DataFrame:
-    """List a run's models: ``model, recipe, parameters, epochs, seconds, precision``."""
+    """List a run's models: ``model, recipe, parameters, trainable, epochs, seconds, precision``."""
     rows = []
     for folder in model_folders(root):
         metrics = train.read_metrics(folder)
@@ -66,12 +69,39 @@ def model_facts(root: Path) -> pd.DataFrame:
                 "model": folder.name,
                 "recipe": metrics["recipe"],
                 "parameters": parameters.get("total"),
+                "trainable": parameters.get("trainable"),
                 "epochs": metrics.get("epochs"),
                 "seconds": metrics.get("seconds"),
                 "precision": metrics.get("precision"),
             }  # fmt: skip
         )
-    return pd.DataFrame(rows).astype({"parameters": "Int64", "epochs": "Int64"})
+    counts = dict.fromkeys(("parameters", "trainable", "epochs"), "Int64")
+    return pd.DataFrame(rows).astype(counts)
+
+
+def read_histories(folder: Path) -> dict[str, pd.DataFrame]:
+    """Return the training histories of a run, or of published results, by model."""
+    folder = Path(folder)
+    published = {p.stem.removeprefix("history_"): p for p in sorted(folder.glob("history_*.csv"))}
+    finished = [path / train.HISTORY for path in model_folders(folder)]
+    own = {path.parent.name: path for path in finished if path.is_file()}
+    return {name: pd.read_csv(path) for name, path in (published | own).items()}
+
+
+def read_predictions(folder: Path, *names: str) -> pd.DataFrame:
+    """Return predictions of these models, from a run or from published results.
+
+    Raises:
+        ValueError: There is none of them.
+    """
+    path = Path(folder) / "predictions.parquet"
+    table = pd.read_parquet(path) if path.is_file() else predictions(folder, *names)
+    table = table[table["model"].isin(names)].reset_index(drop=True)
+    if table.empty:
+        raise ValueError(f"{folder} has no predictions of {', '.join(names)}.")
+    for column in table.select_dtypes("category"):
+        table[column] = table[column].astype(str)
+    return table
 
 
 def by_eye(root: Path) -> pd.DataFrame:
@@ -160,7 +190,9 @@ def write_page(root: Path) -> Path:
     root = Path(root)
     summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
     figures = save_figures(root)
-    exporter = HTMLExporter(embed_images=True)
+    quiet = logging.getLogger("w207lib.pages")  # its template has no place for descriptions
+    quiet.setLevel(logging.ERROR)
+    exporter = HTMLExporter(embed_images=True, log=quiet)
     exporter.mathjax_url = exporter.require_js_url = ""  # no page here needs them, or a network
     cards = []
     for number, row in sorted(summary["notebooks"].items()):
@@ -168,10 +200,12 @@ def write_page(root: Path) -> Path:
         title = row["notebook"]
         if executed.is_file():
             book = nbformat.read(executed, as_version=4)
-            _make_readable(book)
+            described = _make_readable(book)
             title = next((c.source.splitlines()[0].lstrip("# ") for c in book.cells
                           if c.cell_type == "markdown"), title)  # fmt: skip
             page, _ = exporter.from_notebook_node(book, {"metadata": {"name": title}})
+            for text in described:
+                page = page.replace(_NO_DESCRIPTION, html.escape(text), 1)
             target = root / "pages" / executed.with_suffix(".html").name
             with runs.replacing(target) as temporary:
                 temporary.write_text(page, encoding="utf-8")
@@ -206,11 +240,15 @@ def publish(root: Path, *, target: Path | None = None) -> Path:
         The folder.
 
     Raises:
-        ValueError: The run is not whole: a notebook failed, or 06 has not compared the models.
+        ValueError: The run is not whole: a notebook failed, or neither 06 nor 09 compared models.
     """
     root = Path(root)
-    for name in ("summary.json", METRICS):
-        if not (root / name).is_file():
+    for name, there in (
+        ("summary.json", (root / "summary.json").is_file()),
+        ("run.json", (root / "run.json").is_file()),
+        (METRICS, (root / METRICS).is_file() or (root / LARGE).is_file()),
+    ):
+        if not there:
             raise ValueError(
                 f"{root} has no {name}, so it is no whole run. Finish it first: "
                 "w207 run --profile NAME --resume"
@@ -242,7 +280,8 @@ def publish(root: Path, *, target: Path | None = None) -> Path:
         kept[column] = kept[column].astype("category")
     kept.to_parquet(staging / "predictions.parquet", index=False, compression="zstd")
     model_facts(root).to_csv(staging / "models.csv", index=False)
-    beside_reports(pd.read_csv(root / METRICS)).to_csv(staging / "reports.csv", index=False)
+    if (root / METRICS).is_file():
+        beside_reports(pd.read_csv(root / METRICS)).to_csv(staging / "reports.csv", index=False)
     timing = [
         {"notebook": row["notebook"], "seconds": row["seconds"], "status": row["status"]}
         for _, row in sorted(summary["notebooks"].items())
@@ -343,16 +382,16 @@ def as_percent(table: pd.DataFrame, columns: list[str], digits: int = 1) -> pd.D
     return shown
 
 
-def _make_readable(book) -> None:
-    """Drop progress bars from a notebook, and describe its pictures, in place."""
+def _make_readable(book) -> list[str]:
+    """Drop progress bars from a notebook, in place; return what each of its pictures shows."""
+    described = []
     for cell in book.cells:
         if cell.cell_type != "code":
             continue
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         text = cell.metadata.get("figure", "figure").replace("_", " ")
-        for output in cell.outputs:
-            if "image/png" in output.get("data", {}):
-                output.metadata.setdefault("image/png", {})["alt"] = text
+        described += [text for o in cell.outputs if "image/png" in o.get("data", {})]
+    return described
 
 
 def _html_table(table: pd.DataFrame) -> str:
@@ -377,6 +416,7 @@ def _card(root: Path, number: str, row: dict, title: str, figures: list[Path]) -
     )
 
 
+_NO_DESCRIPTION = "No description has been provided for this image"
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">

@@ -38,6 +38,8 @@ def fit(
     augment: dict | None = None,
     start: Path | None = None,
     images: int | None = None,
+    head_only: bool = False,
+    minutes: float | None = None,
     tensorboard: bool = False,
     **options,
 ) -> Path:
@@ -60,6 +62,9 @@ def fit(
         start: Run folder, or ``.keras`` file, of the same recipe whose weights it starts from;
             None for random ones.
         images: Most training images, drawn with the profile's seed; None for all.
+        head_only: Whether every layer but the last keeps the weights it starts from.
+        minutes: Time after which no further epoch is begun; None for no limit. One is always
+            trained.
         tensorboard: Whether to write TensorBoard's logs into the run folder.
         **options: The recipe's options.
 
@@ -84,6 +89,7 @@ def fit(
         "patience": profile.patience, "precision": precision, "seed": profile.seed,
         "data_digest": data.digest, "optimizer": optimizer or spec.optimizer, "images": images,
         "start": None if start is None else runs.file_digest(weights_file(start)),
+        "head_only": head_only, "minutes": minutes,
     }  # fmt: skip
     run = runs.RunFolder(Path(folder) / name, configuration)
     if run.kept():
@@ -108,10 +114,12 @@ def fit(
             steps = training.steps(profile.batch_size) * profile.epochs
             if start is not None:
                 _set_weights(model, start)
+            for layer in model.layers[:-1] if head_only else ():
+                layer.trainable = False
             models.compile_model(
                 model, recipe, learning_rate=learning_rate, optimizer=optimizer, steps=steps
             )
-        _train(model, training, validation, profile, place, history, tensorboard)
+        _train(model, training, validation, profile, place, history, minutes, tensorboard)
         best = keras.models.load_model(place / predict.WEIGHTS)
         _finish(best, training, validation, data, configuration, place)
     (place / LAST).unlink(missing_ok=True)
@@ -181,7 +189,7 @@ def class_weights(labels) -> dict[int, float] | None:
 
 def _train(
     model, training: Images, validation: Images, profile: Profile, place: Path,
-    history: pd.DataFrame, tensorboard: bool,
+    history: pd.DataFrame, minutes: float | None, tensorboard: bool,
 ) -> None:  # fmt: skip
     keras = quiet_keras()
 
@@ -221,11 +229,11 @@ def _train(
             )  # fmt: skip
             bar.set_postfix(validation_accuracy=f"{row['val_accuracy'].iloc[0]:.3f}")
             bar.update()
-            if _is_over(history, profile):
+            if _is_over(history, profile, minutes):
                 self.model.stop_training = True
 
     done = len(history)
-    if done >= profile.epochs or (done and _is_over(history, profile)):
+    if done >= profile.epochs or (done and _is_over(history, profile, minutes)):
         return
     callbacks = [Keeper()]
     if tensorboard:
@@ -245,7 +253,10 @@ def _train(
         )
 
 
-def _is_over(history: pd.DataFrame, profile: Profile) -> bool:
+def _is_over(history: pd.DataFrame, profile: Profile, minutes: float | None) -> bool:
+    taken = history["seconds"]
+    if minutes is not None and taken.sum() + taken.iloc[-1] > 60 * minutes:
+        return True  # the next epoch would not fit
     return len(history) - 1 - int(history["val_loss"].idxmin()) >= profile.patience
 
 

@@ -59,7 +59,7 @@ def learning_curve(
 ) -> pd.DataFrame:  # fmt: skip
     """Train from random and from given weights on growing shares of the training images.
 
-    Both starts have the same images, batches and epochs. The test split is not read.
+    All starts have the same images, batches and epochs. The test split is not read.
 
     Args:
         recipe: The recipe of the given weights.
@@ -71,16 +71,18 @@ def learning_curve(
         seeds: One training each; they draw the images, too.
 
     Returns:
-        One row a training: ``images, start`` (``random`` or ``transfer``), ``seed, accuracy,
+        One row a training: ``images, start`` (``random``; ``head``: the given weights, of which
+        only the last layer is trained; ``transfer``: all of them are), ``seed, accuracy,
         roc_auc`` (validation), ``seconds``.
     """
     rows = []
     for seed in seeds:
         for size in sizes:
-            for name, weights in (("random", None), ("transfer", start)):
+            for name in ("random", "head", "transfer"):
                 run = train.fit(
                     recipe, data, dataclasses.replace(profile, seed=seed), folder,
-                    name=f"{recipe}-{name}-{size}-{seed}", images=size, start=weights,
+                    name=f"{recipe}-{name}-{size}-{seed}".replace(":", "_"), images=size,
+                    start=None if name == "random" else start, head_only=name == "head",
                 )  # fmt: skip
                 key = {"images": size, "start": name, "seed": seed}
                 rows.append(key | validation_scores(run))

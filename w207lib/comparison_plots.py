@@ -1,0 +1,108 @@
+"""Plots of training strategies: learning curves over the number of images, and main effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from w207lib import plots, style
+from w207lib.style import LINE_STYLES, MODEL_COLOURS
+
+START_NAMES = {
+    "random": "from random weights", "head": "given weights, head alone trained",
+    "transfer": "given weights, all trained",
+}  # fmt: skip
+
+
+def plot_learning_curve(
+    curve: pd.DataFrame, metric: str = "roc_auc", *, ax: Axes | None = None
+) -> Axes:
+    """Draw a metric against the number of training images, a line a start.
+
+    Args:
+        curve: From ``transfer.learning_curve``; the mean over seeds is drawn, and each training
+            as a dot.
+        metric: ``roc_auc`` or ``accuracy``, of the validation split.
+    """
+    style.require_columns(curve, ("images", "start", metric))
+    ax = style.new_axes(ax, (9, 5.2))
+    for number, (start, rows) in enumerate(curve.groupby("start", sort=False)):
+        colour = MODEL_COLOURS[number % len(MODEL_COLOURS)]
+        mean = rows.groupby("images")[metric].mean()
+        ax.plot(mean.index, mean, LINE_STYLES[number % len(LINE_STYLES)], color=colour,
+                label=START_NAMES.get(start, start))  # fmt: skip
+        ax.plot(rows["images"], rows[metric], "o", color=colour)
+    sizes = sorted(curve["images"].unique())
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.axhline(0.5, color="grey", linestyle=":", linewidth=2, zorder=0)
+    names = {"roc_auc": "validation ROC AUC", "accuracy": "validation accuracy"}
+    ax.set(xlabel="training images", ylabel=names.get(metric, style.spaced(metric)))
+    style.legend_above(ax, columns=1)
+    return ax
+
+
+def plot_effects(effects: pd.DataFrame) -> Figure:
+    """Draw each factor's levels with the spread of their trainings, and what the seed alone does.
+
+    Args:
+        effects: From ``experiments.effects``.
+
+    Returns:
+        A panel a factor; the grey band is the grand mean ± the standard deviation that another
+        seed makes.
+    """
+    style.require_columns(effects, ("factor", "level", "accuracy", "spread", "seed_spread"))
+    factors = list(effects["factor"].unique())
+    figure, axes = style.new_grid(1, len(factors), (3.2 * len(factors) + 0.8, 4.4), sharey=True)
+    for ax, factor in zip(axes, factors, strict=True):
+        rows = effects[effects["factor"] == factor]
+        mean, seed = rows["accuracy"].mean(), rows["seed_spread"].iloc[0]
+        if np.isfinite(seed):
+            ax.axhspan(mean - seed, mean + seed, color="lightgrey", zorder=0)
+        ax.errorbar(range(len(rows)), rows["accuracy"], yerr=rows["spread"].fillna(0), fmt="o",
+                    color="black", markersize=10, capsize=6)  # fmt: skip
+        ax.set_xticks(range(len(rows)), rows["level"])
+        ax.set_xlim(-0.6, len(rows) - 0.4)
+        ax.set_xlabel(style.spaced(factor))
+    axes[0].set_ylabel("validation accuracy")
+    return figure
+
+
+def plot_histories(histories: Mapping[str, pd.DataFrame], metric: str = "accuracy") -> Figure:
+    """Draw a learning curve a model, side by side on one scale.
+
+    Args:
+        histories: Tables as for ``plots.plot_history``, by model.
+        metric: Which column.
+    """
+    across = min(3, len(histories))
+    down = -(-len(histories) // across)
+    size = (4.8 * across, 4 * down)
+    figure, axes = style.new_grid(down, across, size, len(histories), sharey=True)
+    for ax, (name, history) in zip(axes, histories.items(), strict=True):
+        plots.plot_history(history, metric, ax=ax)
+        ax.set_title(name)
+        ax.legend(fontsize=11)
+    return figure
+
+
+def plot_confusions(confusions: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw a confusion matrix a model, side by side.
+
+    Args:
+        confusions: Tables as for ``plots.plot_confusion``, by model.
+    """
+    across = min(3, len(confusions))
+    down = -(-len(confusions) // across)
+    figure, axes = style.new_grid(down, across, (4.6 * across, 4.2 * down), len(confusions))
+    for ax, (name, table) in zip(axes, confusions.items(), strict=True):
+        plots.plot_confusion(table, ax=ax)
+        ax.set_title(name)
+    return figure
