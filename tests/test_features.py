@@ -86,3 +86,60 @@ def test_spectra_of_many_images_are_those_of_each_part(monkeypatch):
 def test_spectra_need_square_images(shape):
     with pytest.raises(ValueError, match="expected .N, S, S, 3."):
         features.log_spectrum(np.zeros(shape, np.uint8))
+
+
+def test_a_band_keeps_its_own_waves_and_the_mean_and_drops_all_others():
+    slow, fast = wave(40, 2), wave(40, 0, 12)  # 0.05 and 0.3 cycles per pixel
+    both = ((slow.astype(int) + fast) // 2).astype(np.uint8)
+    low = features.band_filter(both, *features.BANDS["low"])
+    middle = features.band_filter(both, *features.BANDS["middle"])
+    high = features.band_filter(both, *features.BANDS["high"])
+    assert np.abs(low.astype(int) - (slow.astype(int) + 127) // 2).max() <= 2
+    assert np.abs(high.astype(int) - (fast.astype(int) + 127) // 2).max() <= 2
+    assert np.ptp(middle) <= 2
+    assert low.dtype == np.uint8
+    for made in (low, middle, high):
+        assert made.mean() == pytest.approx(both.mean(), abs=0.6)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16, 3), (2, 9, 14, 3)])
+def test_the_bands_together_are_the_image(shape):
+    images = RNG.integers(90, 160, shape, np.uint8)
+    mean = images.mean(axis=(1, 2), keepdims=True)
+    parts = [features.band_filter(images, *limits) - mean for limits in features.BANDS.values()]
+    assert np.abs(sum(parts) + mean - images).max() <= 2
+    assert np.array_equal(features.band_filter(images, 0, 0.75), images)
+
+
+def test_colours_are_filtered_by_themselves_and_frequencies_count_in_every_direction():
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    image[..., 0] = wave(32, 6, 6)[..., 0]  # 0.265 cycles per pixel along the diagonal
+    image[..., 1] = 77
+    kept = features.band_filter(image, 0.25, 0.75)
+    assert np.abs(kept.astype(int) - image).max() <= 1
+    gone = features.band_filter(image, 0.0, 0.25)
+    assert np.ptp(gone[..., 0]) <= 2 and (gone[..., 1] == 77).all() and not gone[..., 2].any()
+
+
+def test_a_band_does_not_hold_its_upper_limit():
+    image = wave(32, 8)  # 0.25 cycles per pixel
+    assert np.ptp(features.band_filter(image, 0.1, 0.25)) <= 2
+    assert np.ptp(features.band_filter(image, 0.25, 0.5)) > 190
+
+
+def test_many_images_are_filtered_as_each_is():
+    images = RNG.integers(0, 256, (513, 8, 8, 3), np.uint8)
+    last = features.band_filter(images[-1:], 0.1, 0.25)
+    assert np.array_equal(features.band_filter(images, 0.1, 0.25)[-1:], last)
+
+
+@pytest.mark.parametrize("limits", [(-0.1, 0.2), (0.2, 0.2), (0.3, 0.1)])
+def test_a_band_must_hold_something(limits):
+    with pytest.raises(ValueError, match="expected 0 ≤ low < high"):
+        features.band_filter(np.zeros((1, 8, 8, 3), np.uint8), *limits)
+
+
+@pytest.mark.parametrize("images", [np.zeros((1, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8)])
+def test_a_band_is_of_uint8_images(images):
+    with pytest.raises(ValueError, match="expected uint8"):
+        features.band_filter(images, 0, 0.1)

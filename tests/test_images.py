@@ -220,6 +220,19 @@ def test_a_missing_file_is_another_error_than_a_broken_one(tmp_path):
         images.read_image(tmp_path / "none.png")
 
 
+def test_bytes_are_decoded_as_files_are_within_limits_of_their_own():
+    image, facts = images.decode(encoded(NOISE, "png"), "a.png", most_pixels=40 * 24)
+    assert np.array_equal(np.asarray(image), NOISE) and facts["format"] == "PNG"
+    with pytest.raises(images.UnreadableImage, match="a.png.*40×24 pixels are more than 959"):
+        images.decode(encoded(NOISE, "png"), "a.png", most_pixels=959)
+
+
+def test_only_the_formats_named_are_tried():
+    assert images.decode(encoded(NOISE, "bmp"), "a")[1]["format"] == "BMP"
+    with pytest.raises(images.UnreadableImage, match="the content is none of JPEG, PNG"):
+        images.decode(encoded(NOISE, "bmp"), "a", formats=("JPEG", "PNG"))
+
+
 # --- hashes and resizing -----------------------------------------------------------------
 
 
