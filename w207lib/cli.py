@@ -6,6 +6,7 @@ import argparse
 import errno
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
     publish = _command(commands, "publish", _publish, "copy a run's public part into results/")
     publish.add_argument("folder", metavar="RUN", type=Path, help="a run folder: runs/cifake")
+    publish.add_argument("--name", help="folder of results/ to replace (the run's profile)")
 
     figures = _command(commands, "figures", _figures, "draw the slides' figures anew")
     figures.add_argument("names", nargs="*", metavar="NAME", help="just these (all)")
@@ -412,9 +414,12 @@ def _export(options) -> int:
 
 
 def _publish(options) -> int:
-    from w207lib import report
+    from w207lib import config, report
 
-    print(f"published to {report.publish(options.folder)}")
+    if options.name and not re.fullmatch(r"[\w-]+", options.name):
+        raise ValueError(f"--name {options.name!r}; expected letters, digits, _ and -.")
+    target = config.results_root() / options.name if options.name else None
+    print(f"published to {report.publish(options.folder, target=target)}")
     report.fill_readme()
     return 0
 

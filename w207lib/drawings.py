@@ -18,14 +18,17 @@ from matplotlib.ticker import MaxNLocator
 
 from w207lib import (
     clean,
+    comparison_plots,
     config,
     datasets,
     evaluate,
+    explain_plots,
     features,
     galleries,
     images,
     manifest,
     plots,
+    robustness_plots,
     schema,
     style,
 )
@@ -221,25 +224,25 @@ def _confusion(folder: Path, model: str) -> Figure:
     return _half(plots.plot_confusion, counts)
 
 
-@figure("predictions.parquet", of_run=True)
+@figure("predictions.parquet", "metrics.csv", of_run=True)
 def confusion_simple(folder: Path) -> Figure:
     """The simple network's confusion matrix on test."""
     return _confusion(folder, "w207_simple")
 
 
-@figure("predictions.parquet", of_run=True)
+@figure("predictions.parquet", "metrics.csv", of_run=True)
 def confusion_tuned(folder: Path) -> Figure:
     """The tuned network's confusion matrix on test."""
     return _confusion(folder, "w207_tuned")
 
 
-@figure("predictions.parquet", of_run=True)
+@figure("predictions.parquet", "metrics.csv", of_run=True)
 def roc(folder: Path) -> Figure:
     """ROC curves on test."""
     return _half(plots.plot_roc, evaluate.roc_curve(_tested(folder, *_CURVES)))
 
 
-@figure("predictions.parquet", of_run=True)
+@figure("predictions.parquet", "metrics.csv", of_run=True)
 def precision_recall(folder: Path) -> Figure:
     """Precision-recall curves on test."""
     drawn = _half(plots.plot_precision_recall, evaluate.pr_curve(_tested(folder, *_CURVES)))
@@ -247,7 +250,7 @@ def precision_recall(folder: Path) -> Figure:
     return drawn
 
 
-@figure("predictions.parquet", of_run=True)
+@figure("predictions.parquet", "metrics.csv", of_run=True)
 def scores(folder: Path) -> Figure:
     """The tuned network's scores on test, by class."""
     rows, threshold = _tested(folder, "w207_tuned"), _threshold(folder, "w207_tuned")
@@ -282,7 +285,7 @@ def claims(folder: Path) -> Figure:
     return drawn
 
 
-@figure("predictions.parquet", of_run=True)
+@figure("predictions.parquet", "metrics.csv", of_run=True)
 def errors(folder: Path) -> Figure:
     """The tuned network's wrong calls on test, by what the image shows or by its class."""
     rows, threshold = _tested(folder, "w207_tuned"), _threshold(folder, "w207_tuned")
@@ -307,10 +310,71 @@ def errors(folder: Path) -> Figure:
 
 @figure("robustness.csv", of_run=True)
 def robustness(folder: Path) -> Figure:
-    """The tuned network's accuracy on clean images, and under the worst change of each kind."""
-    table = pd.read_csv(folder / "robustness.csv")
-    table = table[table["model"] == "w207_tuned"].sort_values("accuracy")
+    """The network's accuracy on clean images, and under the worst change of each kind."""
+    table = _of_network(folder / "robustness.csv").sort_values("accuracy")
     worst = table.drop_duplicates("family").iloc[::-1].drop(columns="model")
     columns = ["accuracy", "accuracy_low", "accuracy_high"]
     shown = worst.rename(columns={"condition": "model"})[["model", *columns]]
     return _half(plots.plot_interval_comparison, shown)
+
+
+@figure("robustness.csv", of_run=True)
+def strengths(folder: Path) -> Figure:
+    """Photographs and fakes told right, against the strength of each change."""
+    return _wide(robustness_plots.plot_strengths(_of_network(folder / "robustness.csv")))
+
+
+@figure("robustness.csv", of_run=True)
+def attacks(folder: Path) -> Figure:
+    """Accuracy under attacks and their control, against their size."""
+    return _half(robustness_plots.plot_attacks, _of_network(folder / "robustness.csv"))
+
+
+@figure("robustness_against.csv", of_run=True)
+def against(folder: Path) -> Figure:
+    """What training against a change buys, and what it costs."""
+    return _half(robustness_plots.plot_against, pd.read_csv(folder / "robustness_against.csv"))
+
+
+@figure("bands.csv", of_run=True)
+def bands(folder: Path) -> Figure:
+    """What the network keeps when only a band of frequencies is left."""
+    return _half(explain_plots.plot_band_scores, pd.read_csv(folder / "bands.csv"))
+
+
+@figure("transfer.csv", of_run=True)
+def transfer(folder: Path) -> Figure:
+    """Learning curves from random and from given weights."""
+    return _half(comparison_plots.plot_learning_curve, pd.read_csv(folder / "transfer.csv"))
+
+
+@figure("effects.csv", of_run=True)
+def effects(folder: Path) -> Figure:
+    """Main effects of architecture and training strategy, beside the seed's."""
+    table = pd.read_csv(folder / "effects.csv", dtype={"level": str})
+    return _wide(comparison_plots.plot_effects(table))
+
+
+@figure("large.csv", "predictions.parquet", of_run=True)
+def large_curves(folder: Path) -> Figure:
+    """Accuracy by epoch of the reports' large networks."""
+    models = pd.read_csv(folder / "large.csv")["model"]
+    histories = {model: pd.read_csv(folder / f"history_{model}.csv") for model in models}
+    return _wide(comparison_plots.plot_histories(histories))
+
+
+@figure("large.csv", "predictions.parquet", of_run=True)
+def large_confusions(folder: Path) -> Figure:
+    """Confusion matrices of the reports' large networks on test."""
+    models = pd.read_csv(folder / "large.csv")["model"]
+    tables = {
+        model: evaluate.confusion(_tested(folder, model), _threshold(folder, model))
+        for model in models
+    }
+    return _wide(comparison_plots.plot_confusions(tables))
+
+
+def _of_network(path: Path) -> pd.DataFrame:
+    """Return the rows of a table's first model."""
+    table = pd.read_csv(path)
+    return table[table["model"] == table["model"].iloc[0]].reset_index(drop=True)

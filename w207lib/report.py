@@ -16,6 +16,7 @@ import pandas as pd
 from w207lib import config, evaluate, runs, train
 
 METRICS = "metrics.csv"
+ROBUSTNESS = "robustness.csv"
 LARGE = "large.csv"
 """What notebook 09 says of the reports' large networks, on images that are large."""
 PUBLISHED_SPLITS = ("validation", "test")
@@ -240,13 +241,13 @@ def publish(root: Path, *, target: Path | None = None) -> Path:
         The folder.
 
     Raises:
-        ValueError: The run is not whole: a notebook failed, or neither 06 nor 09 compared models.
+        ValueError: The run is not whole: a notebook failed, or there is no table of test scores.
     """
     root = Path(root)
     for name, there in (
         ("summary.json", (root / "summary.json").is_file()),
         ("run.json", (root / "run.json").is_file()),
-        (METRICS, (root / METRICS).is_file() or (root / LARGE).is_file()),
+        (METRICS, any((root / name).is_file() for name in (METRICS, LARGE, ROBUSTNESS))),
     ):
         if not there:
             raise ValueError(
