@@ -22,7 +22,8 @@ def layers(seed: int | None = None, **strengths) -> list:
         **strengths: ``rotation`` (share of a full turn), ``horizontal_flip``,
             ``vertical_flip`` (True or False), ``brightness``, ``contrast`` (shares of their
             range), ``shear``, ``zoom``, ``shift`` (shares of the side). What is not named is
-            left out. ``blur`` is the share of images that are blurred, by ``BLUR``.
+            left out. ``blur`` is twice the share of images that are blurred, by ``BLUR``: Keras
+            draws each image's chance between 0 and it.
 
     Returns:
         Keras layers, in the order of ``NAMES``.

@@ -16,8 +16,9 @@ SUFFIXES = frozenset(
 )
 RESAMPLING = "bicubic"
 """The one filter that resizes: Pillow's bicubic, which antialiases when it makes smaller."""
-MAX_PIXELS = 200_000_000
-"""Above this an image counts as a decompression bomb; cameras reach some 100 million."""
+MAX_PIXELS = 178_000_000
+"""Above this an image counts as a decompression bomb (for Pillow, too); cameras reach some 100
+million."""
 
 
 class UnreadableImage(ValueError):
