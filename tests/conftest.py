@@ -126,6 +126,19 @@ def tiny_profile():
     return make
 
 
+@pytest.fixture
+def styled():
+    """The project's figure style, and no figure left open."""
+    import matplotlib.pyplot as plt
+
+    from w207lib import style
+
+    with plt.rc_context():
+        style.use_style()
+        yield
+    plt.close("all")
+
+
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 PARAMETERS = 'profile = "sample"\nepochs = None\nnoise = 0.5\nfast = False'
 LOG = """import os, pathlib

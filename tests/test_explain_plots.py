@@ -1,10 +1,6 @@
 import subprocess
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,16 +9,8 @@ from matplotlib.colors import to_hex
 
 from w207lib import evaluate, explain_plots, features, plots
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
 RNG = np.random.default_rng(2)
-
-
-@pytest.fixture(autouse=True)
-def close():
-    with plt.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
 
 
 @pytest.fixture

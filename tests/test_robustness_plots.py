@@ -1,26 +1,14 @@
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from w207lib import perturb, plots, robustness_plots
+from w207lib import perturb, robustness_plots
 from w207lib.perturb import CONDITIONS, FAMILIES, parse
 from w207lib.style import COLOURS
 
-pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture(autouse=True)
-def close():
-    with plt.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
 
 
 @pytest.fixture

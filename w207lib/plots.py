@@ -233,6 +233,8 @@ def plot_history(history: pd.DataFrame, metric: str = "loss", *, ax: Axes | None
                 label=f"best: epoch {epoch[best]}, {value[best]:.3f}")  # fmt: skip
     ax.set(xlabel="epoch", ylabel=style.spaced(metric))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(epoch) == 1:
+        ax.set_xticks(epoch)
     ax.legend()
     return ax
 

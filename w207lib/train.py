@@ -89,7 +89,7 @@ def fit(
         "patience": profile.patience, "precision": precision, "seed": profile.seed,
         "data_digest": data.digest, "optimizer": optimizer or spec.optimizer, "images": images,
         "start": None if start is None else runs.file_digest(weights_file(start)),
-        "head_only": head_only, "minutes": minutes,
+        "head_only": head_only,
     }  # fmt: skip
     run = runs.RunFolder(Path(folder) / name, configuration)
     if run.kept():

@@ -1,0 +1,76 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from w207lib import comparison_plots
+
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
+
+
+@pytest.fixture
+def curve():
+    rows = [
+        (size, start, seed, 0.5 + place / 10 + seed / 100, 0.6 + place / 10 + seed / 100)
+        for place, size in enumerate((100, 400, 1_320))
+        for start in ("random", "head", "transfer")
+        for seed in (1, 2)
+    ]
+    return pd.DataFrame(rows, columns=["images", "start", "seed", "accuracy", "roc_auc"])
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "accuracy"])
+def test_a_line_is_the_mean_over_seeds_and_each_training_a_dot(curve, metric):
+    ax = comparison_plots.plot_learning_curve(curve, metric)
+    means, dots = ax.lines[0], ax.lines[1]
+    wanted = curve[curve["start"] == "random"].groupby("images")[metric].mean()
+    np.testing.assert_allclose(means.get_xydata(), np.c_[wanted.index, wanted])
+    assert len(dots.get_xdata()) == 6
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["100", "400", "1,320"]
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels == list(comparison_plots.START_NAMES.values())
+    assert metric.split("_")[-1].lower() in ax.get_ylabel().lower()
+
+
+def test_a_missing_column_is_named(curve):
+    with pytest.raises(ValueError, match="start"):
+        comparison_plots.plot_learning_curve(curve.drop(columns="start"))
+
+
+@pytest.fixture
+def effects():
+    return pd.DataFrame({
+        "factor": ["optimizer", "optimizer", "learning_rate", "learning_rate"],
+        "level": ["adam", "sgd", "0.001", "0.01"], "accuracy": [0.8, 0.6, 0.75, 0.65],
+        "spread": [0.05, 0.1, 0.02, float("nan")], "trainings": 4, "seed_spread": 0.03,
+    })  # fmt: skip
+
+
+def test_each_factor_has_a_panel_with_its_levels_and_the_seeds_band(effects):
+    figure = comparison_plots.plot_effects(effects)
+    first, second = figure.axes
+    assert [ax.get_xlabel() for ax in figure.axes] == ["optimizer", "learning rate"]
+    assert [t.get_text() for t in first.get_xticklabels()] == ["adam", "sgd"]
+    np.testing.assert_allclose(first.containers[0][0].get_ydata(orig=False), [0.8, 0.6])
+    band = second.patches[0].get_extents().transformed(second.transData.inverted())
+    assert (band.y0, band.y1) == pytest.approx((0.67, 0.73))
+
+
+def test_without_repeats_there_is_no_band(effects):
+    figure = comparison_plots.plot_effects(effects.assign(seed_spread=float("nan")))
+    assert not any(ax.patches for ax in figure.axes)
+
+
+def test_histories_stand_side_by_side_on_one_scale():
+    table = pd.DataFrame({"epoch": [1, 2], "accuracy": [0.5, 0.7], "val_accuracy": [0.5, 0.6]})
+    histories = {"long": table, "one epoch": table.head(1)}
+    figure = comparison_plots.plot_histories(histories)
+    assert [ax.get_title() for ax in figure.axes] == ["long", "one epoch"]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert list(figure.axes[1].get_xticks()) == [1]
+
+
+def test_confusions_stand_side_by_side():
+    table = pd.DataFrame([[9, 1], [2, 8]], index=["REAL", "FAKE"], columns=["REAL", "FAKE"])
+    figure = comparison_plots.plot_confusions({name: table for name in "abcd"})
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert titles == list("abcd")
