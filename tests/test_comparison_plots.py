@@ -67,6 +67,8 @@ def test_histories_stand_side_by_side_on_one_scale():
     assert [ax.get_title() for ax in figure.axes] == ["long", "one epoch"]
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert list(figure.axes[1].get_xticks()) == [1]
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["training", "validation", "best epoch"]
 
 
 def test_confusions_stand_side_by_side():

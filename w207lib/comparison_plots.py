@@ -89,7 +89,10 @@ def plot_histories(histories: Mapping[str, pd.DataFrame], metric: str = "accurac
     for ax, (name, history) in zip(axes, histories.items(), strict=True):
         plots.plot_history(history, metric, ax=ax)
         ax.set_title(name)
-        ax.legend(fontsize=11)
+        ax.get_legend().remove()
+    handles = axes[0].get_legend_handles_labels()[0]
+    names = ("training", "validation", "best epoch")
+    figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

@@ -48,22 +48,25 @@ class Drawing(NamedTuple):
     function: Callable[..., Figure | bytes]
     sources: tuple[str, ...]
     of_run: bool
+    needs: tuple[str, ...]
 
 
 DRAWINGS: dict[str, Drawing] = {}
 
 
-def figure(*sources: str, of_run: bool = False):
+def figure(*sources: str, of_run: bool = False, needs: tuple[str, ...] = ()):
     """Register a function as a figure of its name.
 
     Args:
         *sources: What it is drawn from: globs relative to the project, or, of a run, files in
             its folder of ``results/``.
         of_run: The function takes that folder.
+        needs: Files of the folder without which there is no such figure, though it is not drawn
+            from them: a run of notebooks 01 to 06 has ``metrics.csv``.
     """
 
     def register(function: Callable) -> Callable:
-        DRAWINGS[function.__name__] = Drawing(function, sources, of_run)
+        DRAWINGS[function.__name__] = Drawing(function, sources, of_run, needs)
         return function
 
     return register
@@ -224,25 +227,25 @@ def _confusion(folder: Path, model: str) -> Figure:
     return _half(plots.plot_confusion, counts)
 
 
-@figure("predictions.parquet", "metrics.csv", of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
 def confusion_simple(folder: Path) -> Figure:
     """The simple network's confusion matrix on test."""
     return _confusion(folder, "w207_simple")
 
 
-@figure("predictions.parquet", "metrics.csv", of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
 def confusion_tuned(folder: Path) -> Figure:
     """The tuned network's confusion matrix on test."""
     return _confusion(folder, "w207_tuned")
 
 
-@figure("predictions.parquet", "metrics.csv", of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
 def roc(folder: Path) -> Figure:
     """ROC curves on test."""
     return _half(plots.plot_roc, evaluate.roc_curve(_tested(folder, *_CURVES)))
 
 
-@figure("predictions.parquet", "metrics.csv", of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
 def precision_recall(folder: Path) -> Figure:
     """Precision-recall curves on test."""
     drawn = _half(plots.plot_precision_recall, evaluate.pr_curve(_tested(folder, *_CURVES)))
@@ -250,7 +253,7 @@ def precision_recall(folder: Path) -> Figure:
     return drawn
 
 
-@figure("predictions.parquet", "metrics.csv", of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
 def scores(folder: Path) -> Figure:
     """The tuned network's scores on test, by class."""
     rows, threshold = _tested(folder, "w207_tuned"), _threshold(folder, "w207_tuned")
@@ -285,7 +288,7 @@ def claims(folder: Path) -> Figure:
     return drawn
 
 
-@figure("predictions.parquet", "metrics.csv", of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
 def errors(folder: Path) -> Figure:
     """The tuned network's wrong calls on test, by what the image shows or by its class."""
     rows, threshold = _tested(folder, "w207_tuned"), _threshold(folder, "w207_tuned")
@@ -353,6 +356,20 @@ def effects(folder: Path) -> Figure:
     """Main effects of architecture and training strategy, beside the seed's."""
     table = pd.read_csv(folder / "effects.csv", dtype={"level": str})
     return _wide(comparison_plots.plot_effects(table))
+
+
+@figure("large.csv", of_run=True)
+def large(folder: Path) -> Figure:
+    """Test accuracies of the reports' large networks, and how many epochs they had."""
+    table = pd.read_csv(folder / "large.csv")
+    table["model"] += (
+        "\n"
+        + table["epochs"].astype(str)
+        + table["epochs"].map(lambda count: " epoch" if count == 1 else " epochs")
+    )
+    names = {"test": "accuracy", "test_low": "accuracy_low", "test_high": "accuracy_high"}
+    table = table.rename(columns=names)[["model", *names.values()]]
+    return _half(plots.plot_interval_comparison, table)
 
 
 @figure("large.csv", "predictions.parquet", of_run=True)

@@ -42,14 +42,14 @@ class Spec:
 def find() -> dict[str, Spec]:
     """Return every figure that can be drawn from the files that are here, by name."""
     home, found = config.home(), {}
-    for name, (function, sources, of_run) in drawings.DRAWINGS.items():
+    for name, (function, sources, of_run, needs) in drawings.DRAWINGS.items():
         if not of_run:
             paths = [next(iter(sorted(home.glob(source))), None) for source in sources]
             if all(paths):
                 found[name] = Spec(function, tuple(p.relative_to(home).as_posix() for p in paths))
             continue
         for folder in sorted(config.results_root().glob("*/")):
-            if all((folder / source).is_file() for source in sources):
+            if all((folder / source).is_file() for source in (*sources, *needs)):
                 files = tuple(f"results/{folder.name}/{source}" for source in sources)
                 found[f"{folder.name}_{name}"] = Spec(partial(function, folder), files)
     return found
