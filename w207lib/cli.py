@@ -427,6 +427,7 @@ def _publish(options) -> int:
 def _figures(options) -> int:
     from w207lib import figures
 
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it remarks on fixed limits
     paths = figures.draw(options.names)
     for path in paths if options.names else ():
         print(path)
