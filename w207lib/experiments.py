@@ -28,7 +28,7 @@ FACTORS = ("recipe", "optimizer", "learning_rate", "augmented")
 def train_large(data: Data, profile: Profile, folder: Path, *, minutes: float | None) -> list[Path]:
     """Train the reports' large networks, each at its report's own input size.
 
-    ``w207_tuned`` at 400 pixels took 17 GB of memory, in batches of 16 images in float32.
+    ``w207_tuned`` at 400 pixels took 17 GB of memory, in batches of 16 images in mixed_bfloat16.
 
     Args:
         data: Images with splits, at any size.

@@ -19,7 +19,7 @@ from PIL import Image
 
 from w207lib import attacks, evaluate, images, models, perturb, predict, runs, train
 from w207lib.config import Profile
-from w207lib.devices import best_precision, quiet_keras
+from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data, Images
 from w207lib.schema import FAKE, REAL
 
@@ -171,7 +171,8 @@ def train_against(
     Every epoch draws the changes anew; attacks are made with the weights of that moment
     (adversarial training). The weights kept are those of the lowest validation loss, on clean
     and changed validation images together. Against ``clean`` every image is seen twice an epoch:
-    the fair comparison, with as many steps. A training that was stopped starts afresh.
+    the fair comparison, with as many steps. The learning rate is constant, and the recipe's own
+    augmentation is left out. A training that was stopped starts afresh.
 
     Args:
         recipe: As for ``models.build``.
@@ -193,13 +194,11 @@ def train_against(
     """
     _check(condition)
     name = name or f"{recipe}-against-{condition.replace(':', '')}".replace(":", "_").lower()
-    precision = best_precision() if profile.precision == "auto" else profile.precision
+    precision = train.choose_precision(profile)
     configuration = {
         "name": name, "recipe": recipe, "options": options, "condition": condition, "most": most,
         "learning_rate": learning_rate or models.find(recipe).learning_rate,
-        "image_size": data.size, "batch_size": profile.batch_size, "epochs": profile.epochs,
-        "patience": profile.patience, "precision": precision, "seed": profile.seed,
-        "data_digest": data.digest,
+        "precision": precision, **train.settings(data, profile),
     }  # fmt: skip
     run = runs.RunFolder(Path(folder) / name, configuration)
     if run.kept():

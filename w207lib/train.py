@@ -80,16 +80,14 @@ def fit(
     spec = models.find(recipe)
     if spec.schedule != "constant":
         profile = dataclasses.replace(profile, patience=profile.epochs)
-    precision = best_precision() if profile.precision == "auto" else profile.precision
+    precision = choose_precision(profile)
     augment = spec.augment if augment is None else augment
     configuration = {
         "name": name, "recipe": recipe, "options": options, "augment": augment,
         "learning_rate": learning_rate or spec.learning_rate,
-        "image_size": data.size, "batch_size": profile.batch_size, "epochs": profile.epochs,
-        "patience": profile.patience, "precision": precision, "seed": profile.seed,
-        "data_digest": data.digest, "optimizer": optimizer or spec.optimizer, "images": images,
+        "optimizer": optimizer or spec.optimizer, "images": images, "precision": precision,
         "start": None if start is None else runs.file_digest(weights_file(start)),
-        "head_only": head_only,
+        "head_only": head_only, **settings(data, profile),
     }  # fmt: skip
     run = runs.RunFolder(Path(folder) / name, configuration)
     if run.kept():
@@ -124,6 +122,19 @@ def fit(
         _finish(best, training, validation, data, configuration, place)
     (place / LAST).unlink(missing_ok=True)
     return run.finish()
+
+
+def choose_precision(profile: Profile) -> str:
+    """Return a profile's precision; for ``auto`` the one that is measured to be faster here."""
+    return best_precision() if profile.precision == "auto" else profile.precision
+
+
+def settings(data: Data, profile: Profile) -> dict:
+    """Return what every training's ``config.json`` says of data and profile."""
+    return {
+        "image_size": data.size, "batch_size": profile.batch_size, "epochs": profile.epochs,
+        "patience": profile.patience, "seed": profile.seed, "data_digest": data.digest,
+    }  # fmt: skip
 
 
 def weights_file(start: str | Path) -> Path:

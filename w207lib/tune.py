@@ -11,9 +11,9 @@ import pandas as pd
 
 from w207lib import models, runs
 from w207lib.config import Profile
-from w207lib.devices import best_precision, quiet_keras
+from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data
-from w207lib.train import precision_policy
+from w207lib.train import choose_precision, precision_policy
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def search(
                 f"the search space has {name!r}: {values!r}; expected a list of values for each "
                 f"of {', '.join(SPACE)}."
             )
-    precision = best_precision() if profile.precision == "auto" else profile.precision
+    precision = choose_precision(profile)
     configuration = {
         "recipe": RECIPE, "kind": kind, "space": space, "image_size": data.size,
         "trials": profile.tuning_trials, "epochs": profile.tuning_epochs,
