@@ -108,6 +108,15 @@ PROFILES = {
             "photos", "photos", image_size=224, batch_size=16, epochs=15, patience=5,
             tuning_trials=6, tuning_epochs=3, precision="auto",
         ),
+        Profile(
+            "art975", "art975", image_size=224, batch_size=16, epochs=20, patience=5,
+            tuning_trials=6, tuning_epochs=4, precision="auto",
+        ),
+        Profile(
+            "kaggle60k", "kaggle60k", image_size=400, batch_size=32, epochs=10, patience=3,
+            validation_fraction=0.1, tuning_trials=8, tuning_epochs=3, tuning_images=12_000,
+            svm_rows=10_000, precision="auto",
+        ),
     )
 }  # fmt: skip
 
