@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import datasets, images, importing, manifest, pipeline, runs
+from w207lib import datasets, feeding, images, importing, manifest, pipeline, runs
 
 
 @pytest.fixture(scope="module")
@@ -131,27 +131,41 @@ def test_groups_are_seen_where_images_share_them(few):
 # --- the cache ---------------------------------------------------------------------------
 
 
-def test_pixels_are_decoded_once_and_then_come_from_the_cache(few, tmp_path, monkeypatch):
-    dataset = dataclasses.replace(few.dataset, cache=tmp_path)
-    rows = manifest.usable(few.manifest, "train")
-    first = pipeline.load_pixels(dataset, rows, 8)
-    assert first.dtype == np.uint8 and first.shape == (len(rows), 8, 8, 3)
-    monkeypatch.setattr(images, "read_image", lambda path: 1 / 0)
-    assert np.array_equal(pipeline.load_pixels(dataset, rows, 8), first)
-    for other in (rows.iloc[1:], rows.iloc[::-1], rows.assign(pixel_hash="changed")):
-        with pytest.raises(ZeroDivisionError):
-            pipeline.load_pixels(dataset, other, 8)
-    with pytest.raises(ZeroDivisionError):
-        pipeline.load_pixels(dataset, rows, 9)
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_several_processes_decode_what_one_does(few, tmp_path, monkeypatch):
+def test_pixels_come_from_the_shards_in_the_rows_order(few):
     rows = manifest.usable(few.manifest, "train")
     whole = pipeline.load_pixels(few.dataset, rows, 8)
-    monkeypatch.setattr(pipeline, "CHUNK", 1)  # more than eight chunks are shared out
-    apart = pipeline.load_pixels(dataclasses.replace(few.dataset, cache=tmp_path), rows, 8)
-    assert np.array_equal(whole, apart)
+    assert whole.dtype == np.uint8 and whole.shape == (len(rows), 8, 8, 3)
+    for other in (rows.iloc[1:], rows.iloc[::-1]):
+        found = pipeline.load_pixels(few.dataset, other, 8)
+        assert np.array_equal(found, whole[other.index])
+
+
+def test_without_tensorflow_as_backend_the_same_images_come_as_a_keras_dataset(training):
+    finite = feeding.Batches(training.read, training.labels, 4)
+    assert finite.num_batches == training.steps(4)
+    batches = [finite[number] for number in range(finite.num_batches)]
+    pixels, labels = map(np.concatenate, zip(*batches, strict=True))
+    expected, truth = collect(training.batches(4))
+    assert np.array_equal(pixels, expected) and np.array_equal(labels, truth)
+    assert pixels.dtype == labels.dtype == np.float32
+
+
+def test_keras_batches_have_each_image_once_a_pass_and_can_start_at_any(training):
+    def taken(first, numbers):
+        made = feeding.Batches(training.read, training.labels, 4, shuffle_seed=7, first_epoch=first)
+        assert made.num_batches is None
+        return np.concatenate([made[number][0] for number in numbers])
+
+    steps = training.steps(4)
+    two = taken(0, range(2 * steps))
+    first, second = two[: len(training)], two[len(training) :]
+    for found in (first, second):
+        assert sorted(x.tobytes() for x in found) == sorted(
+            x.tobytes() for x in training.read(slice(None)).astype(np.float32)
+        )
+    assert not np.array_equal(first, second)
+    assert np.array_equal(taken(1, range(steps)), second)
+    assert np.array_equal(taken(0, [steps + 1]), second[4:8])
 
 
 # --- from a profile to data --------------------------------------------------------------

@@ -16,8 +16,8 @@ layer  modules
        ``threshold`` · ``evaluate`` (predictions → metrics)
 2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` · ``importing`` ·
        ``clean`` · ``split``
-3      ``pipeline`` (manifest → tensors) · ``augmentation`` · ``models`` (recipes) ·
-       ``baselines``
+3      ``shards`` (decode once) · ``feeding`` · ``pipeline`` (manifest → tensors) ·
+       ``augmentation`` · ``models`` (recipes) · ``baselines``
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
        ``train`` · ``tune``
 5      ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from w207lib import clean, datasets, images, manifest, runs, split
+from w207lib import clean, datasets, manifest, runs, shards, split
 from w207lib.config import Profile
 from w207lib.datasets import Dataset
+from w207lib.shards import Shards
 
 MANIFEST = "manifest.parquet"
-CHUNK = 500
 MEMORY_LIMIT = 2 * 2**30
-"""Bytes of resized images above which a split is streamed from files, not kept in memory."""
+"""Bytes of resized images above which a split is streamed from shards, not kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +28,16 @@ class Images:
         rows: Manifest rows, one an image.
         root: Folder that the rows' paths are relative to.
         size: Side of the square images, in pixels.
-        pixels: uint8 ``(N, S, S, 3)``, or None where they are streamed from files.
+        shards: Where the resized pixels lie.
+        positions: int64 ``(N,)``: the rows' places in the shards.
+        pixels: uint8 ``(N, S, S, 3)``, or None where they are streamed from the shards.
     """
 
     rows: pd.DataFrame
     root: Path
     size: int
+    shards: Shards
+    positions: np.ndarray
     pixels: np.ndarray | None
 
     def __len__(self) -> int:
@@ -51,8 +52,16 @@ class Images:
         """Return the number of batches of one pass."""
         return math.ceil(len(self) / batch_size)
 
+    def read(self, index) -> np.ndarray:
+        """Return the images at int ``(B,)`` places among the rows; uint8 ``(B, S, S, 3)``."""
+        if self.pixels is not None:
+            return self.pixels[index]
+        return self.shards.read(self.positions[index])
+
     def batches(self, batch_size: int, *, shuffle_seed: int | None = None, first_epoch: int = 0):
-        """Return a ``tf.data.Dataset`` of batches.
+        """Return batches as Keras's backend takes them best.
+
+        With TensorFlow a ``tf.data.Dataset``, otherwise a ``feeding.Batches``.
 
         Args:
             batch_size: Images a batch; the last one of a pass may be smaller.
@@ -67,7 +76,13 @@ class Images:
         """
         from w207lib.devices import quiet_keras
 
-        quiet_keras()
+        if quiet_keras().backend.backend() != "tensorflow":
+            from w207lib.feeding import Batches
+
+            return Batches(
+                self.read, self.labels, batch_size,
+                shuffle_seed=shuffle_seed, first_epoch=first_epoch,
+            )  # fmt: skip
         import tensorflow as tf
 
         count = len(self)
@@ -94,17 +109,13 @@ class Images:
                 return tf.cast(tf.gather(pixels, index), tf.float32), tf.gather(labels, index)
 
             return grouped.map(gather, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
-        paths = np.array(self.rows["path"])
 
-        def read(index):
-            return _read_chunk(self.root, paths[index].tolist(), self.size)
-
-        def decode(index):
-            batch = tf.numpy_function(read, [index], tf.uint8, stateful=False)
+        def stream(index):
+            batch = tf.numpy_function(self.read, [index], tf.uint8, stateful=False)
             batch = tf.ensure_shape(batch, (None, self.size, self.size, 3))
             return tf.cast(batch, tf.float32), tf.gather(labels, index)
 
-        return grouped.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+        return grouped.map(stream, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
 
 @dataclass(frozen=True)
@@ -152,15 +163,16 @@ class Data:
                 f"{', '.join(sorted(set(self.manifest['split']))) or 'none'}. Make the splits "
                 "with split.assign, and choose train, validation or test."
             )
-        streamed = len(rows) * self.size**2 * 3 > self.memory_limit
-        pixels = None if streamed else load_pixels(self.dataset, rows, self.size)
         if most is not None and most < len(rows):
             shuffled = rows.sample(frac=1, random_state=seed).groupby("label")["label"]
             place = (shuffled.cumcount() + 0.5) / shuffled.transform("size")
             index = np.sort(place.nsmallest(most).index.to_numpy())
             rows = rows.loc[index].reset_index(drop=True)
-            pixels = None if pixels is None else pixels[index]
-        return Images(rows, self.dataset.root, self.size, pixels)
+        made = shards.build(self.dataset, self.manifest, self.size)
+        positions = made.positions(rows["path"])
+        streamed = len(rows) * made.image_bytes > self.memory_limit
+        pixels = None if streamed else made.read(positions)
+        return Images(rows, self.dataset.root, self.size, made, positions, pixels)
 
 
 def prepare(profile: Profile, root: Path) -> Data:
@@ -208,7 +220,7 @@ def load_data(profile: Profile, root: Path) -> Data:
 
 
 def load_pixels(dataset: Dataset, rows: pd.DataFrame, size: int) -> np.ndarray:
-    """Read and resize images once; afterwards they come from a file in the cache.
+    """Return resized images from the data set's shards, which the first call makes.
 
     Args:
         dataset: Where the files are.
@@ -218,28 +230,7 @@ def load_pixels(dataset: Dataset, rows: pd.DataFrame, size: int) -> np.ndarray:
     Returns:
         uint8 ``(N, size, size, 3)``, in the rows' order.
     """
-    key = "\n".join(rows["path"] + "\t" + rows["pixel_hash"]) + f"\n{size}\n{images.RESAMPLING}"
-    name = f"pixels-{size}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    path = dataset.cache / name
-    if path.is_file():
-        return np.load(path)
-    paths = rows["path"].tolist()
-    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    work = joblib.Parallel(n_jobs=joblib.cpu_count() if len(chunks) > 8 else 1,
-                           return_as="generator")(
-        joblib.delayed(_read_chunk)(dataset.root, chunk, size) for chunk in chunks
-    )  # fmt: skip
-    pixels = np.empty((len(paths), size, size, 3), np.uint8)
-    done = 0
-    with tqdm(total=len(paths), desc=f"resize to {size}", unit="image", leave=False) as bar:
-        for block in work:
-            pixels[done : done + len(block)] = block
-            done += len(block)
-            bar.update(len(block))
-    with runs.replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, pixels)
-    return pixels
-
-
-def _read_chunk(root: Path, paths: list[str], size: int) -> np.ndarray:
-    return np.stack([images.resize(images.read_image(root / path), size) for path in paths])
+    made = shards.find(dataset, rows, size)
+    if made is None:
+        made = shards.build(dataset, manifest.load(dataset), size)
+    return made.read(made.positions(rows["path"]))

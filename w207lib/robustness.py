@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -84,7 +85,7 @@ def changed(model, part: Images, condition: str, *, seed: int = 0) -> np.ndarray
     family, strength = _check(condition)
     if family == "resample":
         return _read(part, strength)
-    pixels = _read(part) if part.pixels is None else part.pixels
+    pixels = part.read(slice(None))
     if family not in ATTACKS:
         return perturb.apply(pixels, condition, seed)
     if family == "random":
@@ -305,14 +306,15 @@ def _kind(condition: str) -> dict:
     return {"family": "chain" if steps else family, "strength": np.nan}
 
 
-def _read(part: Images, resampling: str = images.RESAMPLING) -> np.ndarray:
+def _read(part: Images, resampling: str) -> np.ndarray:
     """Read the files again and bring them to size by a filter; uint8 ``(N, S, S, 3)``."""
-    kind = Image.Resampling[resampling.upper()]
-    pixels = np.empty((len(part), part.size, part.size, 3), np.uint8)
-    for place, path in enumerate(part.rows["path"]):
-        image, _ = images.open_image(part.root / path)
-        pixels[place] = image.resize((part.size, part.size), kind)
-    return pixels
+    kind, size = Image.Resampling[resampling.upper()], (part.size, part.size)
+
+    def read(path):
+        return np.asarray(images.open_image(part.root / path)[0].resize(size, kind))
+
+    threads = joblib.Parallel(n_jobs=joblib.cpu_count(), prefer="threads")  # Pillow lets go
+    return np.stack(threads(joblib.delayed(read)(path) for path in part.rows["path"]))
 
 
 def _chunks(part: Images):
@@ -320,4 +322,6 @@ def _chunks(part: Images):
     for start in range(0, len(part), CHUNK):
         here = slice(start, start + CHUNK)
         pixels = None if part.pixels is None else part.pixels[here]
-        yield dataclasses.replace(part, rows=part.rows.iloc[here], pixels=pixels)
+        yield dataclasses.replace(
+            part, rows=part.rows.iloc[here], positions=part.positions[here], pixels=pixels
+        )
