@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 STATISTICS = (
     "mean", "median", "standard_deviation", "minimum", "maximum", "max_over_min", "range",
@@ -34,7 +35,7 @@ def statistics(pixels: np.ndarray) -> dict[str, float]:
         ``STATISTICS`` by name, in grey levels 0 to 255; ``max_over_min`` is
         ``(maximum + 1) / (minimum + 1)``, so that a black pixel does not make it infinite.
     """
-    counts = np.bincount(grey(pixels).ravel(), minlength=256)
+    counts = np.array(Image.fromarray(pixels).convert("L").histogram())
     levels = np.arange(256.0)
     total = counts.sum()
     cumulated = np.cumsum(counts)

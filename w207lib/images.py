@@ -152,7 +152,9 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
 def pixel_hash(pixels: np.ndarray) -> str:
     """Return the SHA-256 over shape and RGB bytes of a uint8 ``(H, W, 3)`` image."""
     shape = ",".join(map(str, pixels.shape)).encode()
-    return hashlib.sha256(shape + b":" + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    digest = hashlib.sha256(shape + b":")
+    digest.update(np.ascontiguousarray(pixels))
+    return digest.hexdigest()
 
 
 def perceptual_hash(image: Image.Image) -> str:
