@@ -173,7 +173,9 @@ def main() -> None:
         command.set_defaults(function=function)
         command.add_argument("folder", type=Path)
         command.add_argument("--images", type=int, default=60_000)
-        command.add_argument("--counts", type=int, nargs="+", default=[1_000, 4_000, 15_000, 60_000])
+        command.add_argument(
+            "--counts", type=int, nargs="+", default=[1_000, 4_000, 15_000, 60_000]
+        )
         command.add_argument("--count", type=int)
         command.add_argument("--size", type=int, default=400)
         command.add_argument("--csv", type=Path, default=Path("at_size.csv"))

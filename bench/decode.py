@@ -26,7 +26,9 @@ BATCH = 32
 def photographs(folder: Path | None) -> list[Image.Image]:
     """Return large pictures: those of a folder, or scikit-learn's two, enlarged."""
     if folder is not None:
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        found = sorted(
+            p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")
+        )
         return [Image.open(path).convert("RGB") for path in found[:40]]
     from sklearn.datasets import load_sample_images
 

@@ -158,6 +158,26 @@ def test_a_profile_without_results_is_refused(project):
         slides.build("photo")
 
 
+@pytest.mark.parametrize(
+    ("profile", "title"), [("kaggle60k", "Report 0's images"), ("own_pictures", "own_pictures")]
+)
+def test_another_run_s_deck_names_its_own_data(project, profile, title):
+    folder = config.results_root() / profile
+    shutil.copytree(config.results_root() / "cifake", folder)
+    try:
+        filled, _ = slides.fill(DECK, slides.facts(profile))
+    finally:
+        shutil.rmtree(folder)
+    assert f"![{title}, test images, 95 % intervals](figures/{profile}_accuracies.png)" in filled
+    whose = (
+        r"[Ss]hipped|weights were learnt|trained on CIFAKE|CIFAKE, test \||CIFAKE\.\*|\*\*CIFAKE"
+    )
+    left = [line for line in filled.splitlines() if "CIFAKE" in line]
+    assert left and all(re.search(whose, line) for line in left), left
+    rows = [line for line in filled.splitlines() if line.startswith("| **Report 0's")]
+    assert len(rows) == 1  # the run's own row is not repeated
+
+
 def test_every_changed_number_and_stale_figure_is_told(project, built, tmp_path):
     path = project / "results/cifake/metrics.csv"
     whole = path.read_text(encoding="utf-8")

@@ -71,7 +71,7 @@ def build(profile: str = "cifake", *, folder: Path | None = None) -> Built:
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = [_write_pptx(text, footer, folder), _write_html(text, footer, folder)]
-    changed = _changed(numbers, source / NUMBERS)
+    changed = _changed(profile, numbers, source / NUMBERS)
     runs.write_json(source / NUMBERS, {"profile": profile, "numbers": numbers})
     return Built(files, changed, old)
 
@@ -92,8 +92,9 @@ def facts(profile: str) -> dict:
 
     Returns:
         By name: each folder of ``results/`` (its tables by their first columns, its JSON files,
-        and from its predictions ``scores`` and ``confusion``), ``run``, ``profile``, ``reports``,
-        ``report0``, ``sample``, ``models`` (cards of shipped models) and ``figures`` (names).
+        and from its predictions ``scores`` and ``confusion``), ``run``, ``profile``, ``about``
+        (the profile's data, in words), ``reports``, ``report0``, ``sample``, ``models`` (cards
+        of shipped models) and ``figures`` (names).
 
     Raises:
         ValueError: No run of that profile is published.
@@ -108,7 +109,7 @@ def facts(profile: str) -> dict:
         )
     images = pd.read_csv(home / "data/sample/images/images.csv")
     return found | {
-        "profile": profile, "run": found[profile],
+        "profile": profile, "run": found[profile], "about": _about(profile),
         "reports": _nested(pd.read_csv(home / "data/reports.csv")),
         "report0": _read(slides_root() / "report0.json"),
         "sample": {
@@ -122,6 +123,17 @@ def facts(profile: str) -> dict:
 
 def _read(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _about(profile: str) -> dict[str, str]:
+    """Return a data set in words; one of the user's own in general ones."""
+    known = _read(slides_root() / "about.json")
+    size = config.PROFILES[profile if profile in config.PROFILES else "sample"].image_size
+    return known.get(profile) or {
+        "title": profile, "pixels": f"{size} × {size}", "photographs": "own", "fakes": "own",
+        "note": f"The run of these slides is on data of one's own, {profile}.",
+        "limit": f"the fakes of {profile} are of the kinds it holds, and no others.",
+    }  # fmt: skip
 
 
 def _run_facts(folder: Path) -> dict:
@@ -230,8 +242,9 @@ def _slide(text: str, line: int) -> str:
     return titles[-1].removeprefix("## ") if titles else "the title slide"
 
 
-def _changed(numbers: dict[str, str], path: Path) -> list[tuple[str, str, str]]:
-    before = _read(path)["numbers"] if path.is_file() else {}
+def _changed(profile: str, numbers: dict[str, str], path: Path) -> list[tuple[str, str, str]]:
+    old = _read(path) if path.is_file() else {}
+    before = old.get("numbers", {}) if old.get("profile") == profile else {}
     return [(k, before[k], v) for k, v in numbers.items() if before.get(k, v) != v]
 
 
