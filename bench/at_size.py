@@ -100,21 +100,24 @@ class Memory(threading.Thread):
         super().__init__(daemon=True)
         self.process, self.highest = psutil.Process(), 0
 
+    def sample(self):
+        total = 0
+        for process in [self.process, *self.process.children(recursive=True)]:
+            try:
+                total += process.memory_info().rss
+            except psutil.Error:
+                continue
+        self.highest = max(self.highest, total)
+
     def run(self):
         while True:
-            total = 0
-            for process in [self.process, *self.process.children(recursive=True)]:
-                try:
-                    total += process.memory_info().rss
-                except psutil.Error:
-                    continue
-            self.highest = max(self.highest, total)
+            self.sample()
             time.sleep(0.1)
 
 
 def one(options) -> None:
     """Measure one count, in this process; print a row of JSON."""
-    from w207lib import clean, importing, manifest, shards, split
+    from w207lib import clean, importing, manifest, pipeline, shards, split
 
     memory = Memory()
     memory.start()
@@ -125,6 +128,7 @@ def one(options) -> None:
         started = time.perf_counter()
         result = function()
         row[f"{stage}_s"] = round(time.perf_counter() - started, 2)
+        memory.sample()
         row[f"{stage}_mb"] = round(memory.highest / 1e6)
         return result
 
@@ -133,9 +137,14 @@ def one(options) -> None:
     table = timed("clean", lambda: clean.mark(table))
     table = timed("split", lambda: split.assign(table, validation_fraction=0.1, seed=207))
     made = timed("shards", lambda: shards.build(dataset, table, options.size))
-    places = np.random.default_rng(0).permutation(len(made.index))[:3200]
-    timed("read_3200", lambda: [made.read(places[i : i + 32]) for i in range(0, 3200, 32)
-                                if i < len(places)])  # fmt: skip
+    data = pipeline.Data(dataset, table, options.size, memory_limit=0)
+    part = data.split("train")
+    batches = part.batches(32, shuffle_seed=1).as_numpy_iterator()
+    for _ in range(10):  # the first ones load TensorFlow and fill the queues
+        next(batches)
+    row["stream_start_mb"] = round(psutil.Process().memory_info().rss / 1e6)
+    row["stream_images"] = 32 * min(part.steps(32), 600)
+    timed("stream", lambda: [next(batches) and None for _ in range(row["stream_images"] // 32)])
     row |= {
         "megapixels": round(float((table["width"] * table["height"]).sum() / 1e6)),
         "gigabytes": round(float(table["bytes"].sum() / 1e9), 2),
