@@ -1,9 +1,13 @@
 import json
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from w207lib import config, datasets
+
+CARDS = Path(__file__).resolve().parent.parent / "data" / "cards"
 
 
 def find(root, name="mine", **globs):
@@ -200,3 +204,49 @@ def test_images_are_read_in_the_order_of_their_paths(tmp_path, make_tree):
     assert [image.shape for image in found] == [(8, 8, 3)] * 2
     assert (found[0] != dataset.read(paths[::-1])[0]).any()
     assert (found[0] == dataset.read(paths[::-1])[1]).all()
+
+
+# --- public ones -------------------------------------------------------------------------
+
+
+def test_every_public_data_set_has_a_card_and_no_other():
+    assert sorted(path.stem for path in CARDS.glob("*")) == sorted(datasets.PUBLIC)
+
+
+@pytest.mark.parametrize("name", datasets.PUBLIC)
+def test_a_card_says_what_the_table_says(name):
+    public, text = datasets.PUBLIC[name], (CARDS / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}\n")
+    rows = dict(re.findall(r"^\| ([\w ]+) \| (.*) \|$", text, flags=re.MULTILINE))
+    if public.handle:
+        assert rows["handle"] == f"`kaggle:{public.handle}`"
+        assert rows["page"] == f"<https://www.kaggle.com/datasets/{public.handle}>"
+        assert rows["fetch it"] == f"`w207 data add {name}`"
+    else:
+        assert rows["handle"].startswith("none")
+    assert f"`{public.generator}`" in rows["fakes"] and rows["licence"]
+    assert ("could not be verified here" in rows["size"]) == (public.size is None)
+    for heading in ("## Traps", "## What is verified here, and what is not", "Not verified: "):
+        assert f"\n{heading}" in text
+
+
+def test_a_card_is_read_by_name(home):
+    (home / "data/cards").mkdir()
+    (home / "data/cards/cifake.md").write_text("# cifake\n")
+    assert datasets.read_card("cifake") == "# cifake\n"
+    assert datasets.names() == []
+    with pytest.raises(ValueError, match="no card of 'photos'; there are cards of cifake in "):
+        datasets.read_card("photos")
+
+
+def test_an_unknown_public_data_set_is_refused_with_the_command_that_fetches_it(home):
+    with pytest.raises(ValueError, match=r"w207 data add kaggle60k$"):
+        datasets.locate("kaggle60k")
+    with pytest.raises(ValueError, match=r"w207 data add photos FOLDER_OR_ARCHIVE$"):
+        datasets.locate("photos")
+
+
+def test_what_an_interrupted_import_left_is_no_data_set(home):
+    (home / "data/.mine.partial").mkdir()
+    (home / "data/.mine.partial/dataset.json").write_text("{}")
+    assert datasets.names() == []

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from w207lib import datasets, importing, manifest, runs
+from w207lib import datasets, devices, images, importing, manifest, runs
 
 
 def archive(path, tree, prefix="", **options):
@@ -124,7 +124,7 @@ def test_the_same_source_again_returns_at_once_without_reading_an_image(
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", "a/b", ".hidden", "-x", "ä\n", "sample",
-                                  "models", "sample-faulty"])  # fmt: skip
+                                  "models", "cards", "sample-faulty"])  # fmt: skip
 def test_a_name_that_is_no_folder_name_or_reserved_is_refused(refusal, tree, name):
     refusal(tree, "cannot be called", name=name)
 
@@ -313,7 +313,9 @@ def test_another_disk_error_is_not_called_a_full_disk(refusal, tree, monkeypatch
     refusal(tree, "Input/output error", error=OSError)
 
 
-def test_ctrl_c_leaves_nothing_and_the_next_import_is_whole(home, tmp_path, tree, monkeypatch):
+def test_ctrl_c_while_unpacking_keeps_the_partial_and_the_next_import_is_whole(
+    home, tmp_path, tree, monkeypatch, contents
+):
     packed = archive(tmp_path / "a.tar.gz", tree)
     written = []
 
@@ -327,10 +329,14 @@ def test_ctrl_c_leaves_nothing_and_the_next_import_is_whole(home, tmp_path, tree
     monkeypatch.setattr(importing, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         importing.add("mine", packed)
-    assert len(written) == 3 and everything(home) == ["data"]
+    assert len(written) == 3 and len(list((home / "data").glob(".mine.partial/raw/**/*.png"))) == 3
+    assert datasets.names() == []
+    written[0].with_name("stray.png").write_bytes(b"of another version")
     monkeypatch.undo()
     monkeypatch.setenv("W207_HOME", str(home))
-    assert len(importing.add("mine", packed)[1]) == 10
+    dataset, table = importing.add("mine", packed)
+    assert len(table) == 10 and contents(dataset.root) == contents(tree)
+    assert [path.name for path in (home / "data").iterdir()] == ["mine"]
 
 
 def test_what_a_killed_import_left_does_not_spoil_the_next(home, tmp_path, tree):
@@ -339,3 +345,120 @@ def test_what_a_killed_import_left_does_not_spoil_the_next(home, tmp_path, tree)
     (left / "stray.png").write_bytes(b"half")
     _, table = importing.add("mine", archive(tmp_path / "a.zip", tree))
     assert len(table) == 10 and everything(home / "data")[0] == "mine"
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Import until an image is opened for the fifth time, as by Ctrl-C; chunks of two."""
+    monkeypatch.setattr(manifest, "CHUNK", 2)
+    original = images.open_image
+
+    def stop(*words, **options):
+        seen = []
+
+        def stopping(path):
+            if len(seen) == 5:
+                raise KeyboardInterrupt
+            seen.append(path)
+            return original(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "open_image", stopping)
+            patch.setattr(manifest.joblib, "cpu_count", lambda: 1)
+            with pytest.raises(KeyboardInterrupt):
+                importing.add(*words, **options)
+
+    return stop
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Note the images that are opened and the archives that are unpacked from now on."""
+    opened, unpacked = [], []
+    read, unpack = images.open_image, importing.unpack
+    monkeypatch.setattr(manifest.joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr(images, "open_image", lambda path: opened.append(path) or read(path))
+    monkeypatch.setattr(
+        importing, "unpack", lambda *words: unpacked.append(words[0]) or unpack(*words)
+    )
+    return opened, unpacked
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar.gz"])
+def test_ctrl_c_while_reading_keeps_what_is_read_and_the_same_import_goes_on(
+    home, tmp_path, tree, contents, stopped, counted, kind
+):
+    source = tree if kind == "folder" else archive(tmp_path / f"a.{kind}", tree)
+    before = contents(tree)
+    stopped("mine", source)
+    assert datasets.names() == [] and [p.name for p in (home / "data").iterdir()] == [
+        ".mine.partial"
+    ]
+    for stray in (".source.1.partial.json", "cache/.manifest.1.partial.parquet"):
+        (home / "data/.mine.partial" / stray).write_bytes(b"half")  # as a kill leaves it
+    opened, unpacked = counted
+    opened.clear()
+    unpacked.clear()
+    dataset, table = importing.add("mine", source)
+    assert len(opened) == 6 and unpacked == []  # four of ten were measured
+    assert table.equals(importing.add("undisturbed", source)[1].assign(source="mine"))
+    assert contents(dataset.root) == contents(tree) == before
+    assert not list(home.rglob(".lock")) and not list(home.rglob("source.json"))
+    assert not list(home.rglob("measured")) and not list((home / "data").rglob(".*"))
+
+
+@pytest.mark.parametrize("other", ["another archive", "the same name and size", "a folder"])
+def test_another_source_starts_afresh(
+    home, tmp_path, tree, make_tree, contents, stopped, counted, other
+):
+    packed = archive(tmp_path / "a.zip", tree)
+    stopped("mine", packed)
+    tree2 = make_tree(tmp_path / "tree2", {"REAL": 2, "FAKE": 1})
+    if other == "another archive":
+        source = archive(tmp_path / "b.zip", tree2)
+    elif other == "the same name and size":
+        packed.write_bytes(packed.read_bytes())
+        source = packed
+    else:
+        source = tree2
+    counted[1].clear()
+    dataset, table = importing.add("mine", source)
+    assert len(counted[1]) == (other != "a folder")
+    assert contents(dataset.root) == contents(tree if source == packed else tree2)
+    assert len(table) == (10 if source == packed else 3)
+
+
+def test_after_ctrl_c_globs_may_be_named_without_unpacking_again(
+    home, tmp_path, tree, stopped, counted
+):
+    packed = archive(tmp_path / "a.zip", tree)
+    stopped("mine", packed)
+    counted[1].clear()
+    _, table = importing.add("mine", packed, real="test/FAKE/*", fake="test/REAL/*")
+    assert counted[1] == [] and table["label"].value_counts().to_dict() == {0: 2, 1: 2}
+
+
+def test_a_fault_of_the_data_leaves_nothing_even_after_ctrl_c(home, tmp_path, tree, stopped):
+    packed = archive(tmp_path / "a.zip", tree)
+    stopped("mine", packed)
+    with pytest.raises(ValueError, match="no image fits"):
+        importing.add("mine", packed, real="x/*", fake="y/*")
+    assert everything(home) == ["data"]
+
+
+def test_two_imports_of_one_name_at_once_are_refused(home, tree):
+    with runs.locked(home / "data/.mine.partial"):
+        with pytest.raises(RuntimeError, match="'mine' is being imported by another command"):
+            importing.add("mine", tree)
+    assert len(importing.add("mine", tree)[1]) == 10
+
+
+def test_a_tar_larger_than_the_disk_is_refused_before_it_is_unpacked(
+    refusal, tmp_path, tree, monkeypatch
+):
+    packed = archive(tmp_path / "a.tar.gz", tree)
+    monkeypatch.setattr(devices, "free_bytes", lambda path: packed.stat().st_size - 1)
+    monkeypatch.setattr(importing, "_write", lambda *_: pytest.fail("something was written"))
+    error = refusal(packed, "the disk is full: .*nothing of it was kept. The disk of .* are needed",
+                    error=OSError)  # fmt: skip
+    assert error.errno == errno.ENOSPC

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 
 import numpy as np
@@ -107,6 +108,71 @@ def test_several_processes_find_what_one_finds(dataset, tree, tmp_path, monkeypa
     pd.testing.assert_frame_equal(manifest.statistics(dataset), manifest.statistics(other))
 
 
+def interrupt(monkeypatch, after):
+    """Let reading stop at image number ``after``, as by Ctrl-C."""
+    original, seen = images.open_image, []
+
+    def stopping(path):
+        if len(seen) == after:
+            raise KeyboardInterrupt
+        seen.append(path)
+        return original(path)
+
+    monkeypatch.setattr(images, "open_image", stopping)
+    return seen
+
+
+def test_interrupted_reading_goes_on_behind_the_last_whole_chunk(
+    dataset, tree, tmp_path, monkeypatch
+):
+    (tree / "train/FAKE/broken.png").write_bytes(b"broken")
+    other = datasets.Dataset("mine", tree, tmp_path / "other")
+    undisturbed = manifest.load(other), manifest.statistics(other)
+    monkeypatch.setattr(manifest, "CHUNK", 3)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            manifest.load(dataset, processes=1)
+    assert len(list((dataset.cache / "measured").iterdir())) == 2
+    assert not (dataset.cache / "manifest.parquet").exists()
+    seen = interrupt(monkeypatch, 99)
+    table = manifest.load(dataset, processes=1)
+    assert len(seen) == 11 - 6
+    pd.testing.assert_frame_equal(table, undisturbed[0])
+    pd.testing.assert_frame_equal(manifest.statistics(dataset), undisturbed[1])
+    assert sorted(path.name for path in dataset.cache.iterdir()) == [
+        "manifest.json", "manifest.parquet", "statistics.parquet"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["touched", "spoilt", "version"])
+def test_a_chunk_that_may_be_stale_or_broken_is_read_again(dataset, tree, monkeypatch, change):
+    monkeypatch.setattr(manifest, "CHUNK", 3)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            manifest.load(dataset, processes=1)
+    if change == "touched":
+        os.utime(tree / "test/FAKE/001.png", ns=(0, 0))
+    elif change == "spoilt":
+        sorted((dataset.cache / "measured").iterdir())[0].write_bytes(b"")
+    else:
+        monkeypatch.setattr(manifest, "VERSION", manifest.VERSION + 1)
+    seen = interrupt(monkeypatch, 99)
+    assert len(manifest.load(dataset, processes=1)) == 10
+    assert len(seen) == {"touched": 7, "spoilt": 7, "version": 10}[change]
+    assert not (dataset.cache / "measured").exists()
+
+
+def test_of_a_chunk_without_one_readable_image_the_faults_are_kept(dataset, tree, monkeypatch):
+    for path in (tree / "test/REAL").iterdir():
+        path.write_bytes(b"broken")
+    monkeypatch.setattr(manifest, "CHUNK", 2)
+    table = manifest.load(dataset, processes=1)
+    assert table.set_index("path").loc["test/REAL/000.png", "status"] == "corrupted"
+    assert len(manifest.statistics(dataset)) == 8
+
+
 def test_the_digest_is_of_paths_labels_and_pixels_in_any_order(dataset):
     table = manifest.load(dataset)
     digest = manifest.digest(table)
@@ -135,3 +201,18 @@ def test_the_summary_counts_all_and_usable_images(dataset):
         ["none", "FAKE", 3, 3], ["none", "REAL", 3, 3], ["test", "FAKE", 2, 1],
         ["test", "REAL", 2, 2],
     ]  # fmt: skip
+
+
+def test_large_files_make_small_chunks(tree, tmp_path, monkeypatch):
+    dataset = datasets.Dataset("tree", tree, tmp_path / "cache")
+    whole = manifest.load(dataset)
+    sizes, seen = [], manifest._measure_chunk
+    monkeypatch.setattr(
+        manifest,
+        "_measure_chunk",
+        lambda root, paths: sizes.append(len(paths)) or seen(root, paths),
+    )
+    monkeypatch.setattr(manifest, "CHUNK_BYTES", 3 * whole["bytes"].max())
+    again = dataclasses.replace(dataset, cache=tmp_path / "again")
+    pd.testing.assert_frame_equal(manifest.load(again), whole)
+    assert sum(sizes) == len(whole) and 1 < max(sizes) <= 4

@@ -29,9 +29,46 @@ SPLIT_FOLDERS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation",
     "validation": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
-FAKE_GENERATORS = {"cifake": "stable_diffusion_1.4"}
-"""What made the fakes of a public data set whose folders do not say it."""
 BUNDLED = {"sample": "images", "sample-unseen": "unseen", "sample-faulty": "faulty"}
+
+
+@dataclass(frozen=True)
+class Public:
+    """A public data set that this project has a card for, in ``data/cards``.
+
+    Attributes:
+        handle: On Kaggle, ``owner/dataset``; None where it has none in this form.
+        folders: Its folders of classes and splits.
+        generator: What made the fakes, where no folder says it; ``unknown`` if mixed or not told.
+        images: About how many.
+        size: About how many bytes unpacked; None where it is not known.
+    """
+
+    handle: str | None
+    folders: str
+    generator: str
+    images: int
+    size: int | None
+
+
+PUBLIC = {
+    "kaggle60k": Public(
+        "tristanzhang32/ai-generated-images-vs-real-images", "{train,test}/{real,fake}",
+        "unknown", 60_000, None,
+    ),
+    "cifake": Public(
+        "birdy654/cifake-real-and-ai-generated-synthetic-images", "{train,test}/{REAL,FAKE}",
+        "stable_diffusion_1.4", 120_000, 110_000_000,
+    ),
+    "art975": Public(
+        "cashbowman/ai-generated-images-vs-real-images",
+        "RealArt/RealArt, AiArtData/AiArtData", "unknown", 975, None,
+    ),
+    "photos": Public(
+        None, "{train,test}/{REAL,FAKE}", "stable_diffusion_1", 1_400, 70_000_000
+    ),
+}  # fmt: skip
+"""The public data sets by name."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +113,8 @@ def locate(name: str) -> Dataset:
     if not re.fullmatch(r"[\w.-]+", name) or not card.is_file():
         raise ValueError(
             f"data set {name!r} is unknown; there are {', '.join(names())}. "
-            f"Import it with: w207 data add {name} FOLDER_OR_ARCHIVE"
+            f"Import it with: w207 data add {name}"
+            + ("" if name in fetchable() else " FOLDER_OR_ARCHIVE")
         )
     facts = json.loads(card.read_text(encoding="utf-8"))
     root = Path(facts["root"])
@@ -92,8 +130,30 @@ def locate(name: str) -> Dataset:
 def names() -> list[str]:
     """Return the names of all data sets on this machine, the bundled ones first."""
     data = config.data_root()
-    found = sorted(card.parent.name for card in data.glob("*/dataset.json"))
+    found = sorted(card.parent.name for card in data.glob("[!.]*/dataset.json"))
     return [name for name in BUNDLED if (data / "sample" / BUNDLED[name]).is_dir()] + found
+
+
+def fetchable() -> list[str]:
+    """Return the names of the public data sets that ``w207 data add NAME`` fetches."""
+    return [name for name, public in PUBLIC.items() if public.handle]
+
+
+def read_card(name: str) -> str:
+    """Return the card of a public data set: what it is, its licence, its traps.
+
+    Raises:
+        ValueError: There is no card of that name.
+    """
+    folder = config.data_root() / "cards"
+    path = folder / f"{name}.md"
+    if not re.fullmatch(r"[\w-]+", name) or not path.is_file():
+        found = ", ".join(sorted(path.stem for path in folder.glob("*.md")))
+        raise ValueError(
+            f"there is no card of {name!r}; there are cards of {found or 'no data set'} in "
+            f"{folder}. The bundled samples are described in data/sample/README.md."
+        )
+    return path.read_text(encoding="utf-8")
 
 
 def find_images(dataset: Dataset) -> pd.DataFrame:
@@ -111,7 +171,7 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
         ValueError: No file belongs to a class, or one belongs to both.
     """
     rows, folders = [], []
-    default = FAKE_GENERATORS.get(dataset.name, "unknown")
+    default = PUBLIC[dataset.name].generator if dataset.name in PUBLIC else "unknown"
     for folder, entries in _folders(dataset.root):
         files = [e for e in entries if os.path.splitext(e.name)[1].lower() in SUFFIXES]
         if not files:

@@ -1,4 +1,4 @@
-"""Importing a data set: unpack it if it is an archive, read every image, keep the facts."""
+"""Importing a data set: fetched and unpacked if need be, every image read, the facts kept."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 from tqdm import tqdm
 
-from w207lib import config, datasets, devices, manifest, runs, schema
+from w207lib import config, datasets, devices, fetching, manifest, runs, schema
 from w207lib.images import SUFFIXES
 
 _DAMAGE = (
@@ -27,18 +27,29 @@ _DAMAGE = (
 """What the standard library raises of a broken archive; an OSError only without a number."""
 
 
+RESERVED = ("models", "cards", *datasets.BUNDLED)
+MARKER, LOCK = "source.json", ".lock"
+
+
 def add(
-    name: str, source: str | Path, *, real: str | None = None, fake: str | None = None
+    name: str,
+    source: str | Path | None = None,
+    *,
+    real: str | None = None,
+    fake: str | None = None,
 ) -> tuple[datasets.Dataset, pd.DataFrame]:
-    """Import a data set: unpack it if it is an archive, read every image once, keep the facts.
+    """Import a data set: fetch and unpack it if need be, read every image once, keep the facts.
 
     Raw files are kept as they are. A folder is read where it lies; an archive is unpacked into
-    ``data/<name>/raw``. Until all is read the data set does not exist: after an error or
-    Ctrl-C nothing of it is left, and what was there before is untouched.
+    ``data/<name>/raw``. Until all is read the data set does not exist. What Ctrl-C or a kill
+    leaves in ``data/.<name>.partial`` the same call goes on with; after an error nothing is left
+    but a download, and what was there before is untouched.
 
     Args:
         name: What to call it: letters, digits, ``-`` and ``_``.
-        source: A folder, a ``.zip``, or a ``.tar`` with any compression.
+        source: A folder, a ``.zip``, a ``.tar`` with any compression, or
+            ``kaggle:owner/dataset`` (with ``/versions/N`` for one version); None for the public
+            data set of that name.
         real: Glob of the photographs' paths, where the folders have other names than usual.
         fake: Glob of the generated images' paths, likewise.
 
@@ -46,27 +57,24 @@ def add(
         The data set and its manifest.
 
     Raises:
-        ValueError: The name is taken or ill-formed, the source is no folder or archive, the
-            archive tries to write elsewhere, or a class has no readable image.
-        OSError: The disk is full, or the source cannot be read.
+        ValueError: The name is taken or ill-formed, the source is no folder, archive or Kaggle
+            handle, the archive tries to write elsewhere, or a class has no readable image.
+        OSError: The disk is full, or the source cannot be read or fetched.
+        RuntimeError: Another process is importing it.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in {"models", *datasets.BUNDLED}:
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in RESERVED:
         raise ValueError(
             f"a data set cannot be called {name!r}; expected letters, digits, - and _, "
-            "and none of models, " + ", ".join(datasets.BUNDLED) + "."
+            f"and none of {', '.join(RESERVED)}."
         )
     if (real is None) != (fake is None):
         raise ValueError(
             f"only --{'real' if fake is None else 'fake'} was given; expected both, "
             "or neither where the folders are called REAL and FAKE."
         )
-    source = Path(source).expanduser()
-    if not source.exists():
-        raise ValueError(
-            f"{source} does not exist; expected a folder, a .zip or a .tar archive on this disk."
-        )
-    source = source.resolve()
+    source = _find_source(name, source)
     folder = config.data_root() / name
+    downloads = folder.with_name(f".{name}.download")
     card = {"name": name, "source": _fingerprint(source), "real": real, "fake": fake}
     if (folder / "dataset.json").is_file():
         old = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
@@ -79,23 +87,101 @@ def add(
             "that folder away first."
         )
     staging = folder.with_name(f".{name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        with _disk_errors(name):
-            if source.is_dir():
-                card["root"], root = str(source), source
-            else:
-                card["root"], root = "raw", staging / "raw"
-                unpack(source, root)
-            found = datasets.Dataset(name, root, staging / "cache", real, fake)
-            table = manifest.load(found)
-            require_classes(table, source)
-            runs.write_json(staging / "dataset.json", card)
+    with _held(staging, name):
+        try:
+            table = _import(card, source, staging, downloads)
             staging.rename(folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        except (ValueError, OSError) as error:  # the same again would fail again
+            shutil.rmtree(staging, ignore_errors=True)
+            if isinstance(error, ValueError) and any(downloads.glob("*.zip")):
+                raise ValueError(f"{error} Its download is kept in {downloads}.") from None
+            raise
+    for left in (folder / MARKER, *folder.glob(".*"), *folder.glob("cache/.*")):
+        left.unlink(missing_ok=True)  # hidden: the lock, and half a file of a killed import
+    shutil.rmtree(downloads, ignore_errors=True)
     return datasets.locate(name), table
+
+
+def _find_source(name: str, source: str | Path | None) -> str | Path:
+    """Return the path of a folder or archive, or ``kaggle:`` with a handle."""
+    if source is None:
+        public = datasets.PUBLIC.get(name)
+        if public is None or public.handle is None:
+            raise ValueError(
+                f"no SOURCE was given for {name!r}; expected a folder, an archive or "
+                f"{fetching.PREFIX}owner/dataset, or one of the public data sets "
+                f"{', '.join(datasets.fetchable())}, which need none."
+            )
+        source = fetching.PREFIX + public.handle
+    if str(source).startswith(fetching.PREFIX):
+        fetching.parse(str(source).removeprefix(fetching.PREFIX))
+        return str(source)
+    if "://" in str(source):
+        raise ValueError(
+            f"{source}: only folders and archives on this disk, and "
+            f"{fetching.PREFIX}owner/dataset, can be imported so far. Download it, then give the "
+            "archive."
+        )
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist; expected a folder, a .zip or a .tar archive on this disk, "
+            f"or {fetching.PREFIX}owner/dataset."
+        )
+    return path.resolve()
+
+
+def _import(card: dict, source: str | Path, staging: Path, downloads: Path) -> pd.DataFrame:
+    """Fill ``staging``, or go on with it; return the manifest."""
+    with _disk_errors(card["name"], downloads):
+        known = _begin(card["source"], source, staging)
+        if "root" not in known:
+            known |= _prepare(card["name"], source, staging, downloads)
+            runs.write_json(staging / MARKER, known)
+        card |= {key: known[key] for key in ("root", "download") if key in known}
+        root = staging / card["root"]  # an absolute root stays as it is
+        found = datasets.Dataset(card["name"], root, staging / "cache", card["real"], card["fake"])
+        table = manifest.load(found)
+        require_classes(table, Path(source))
+        runs.write_json(staging / "dataset.json", card)
+    return table
+
+
+def _begin(fingerprint: dict, source: str | Path, staging: Path) -> dict:
+    """Return what an interrupted import of this source left; clear what another one left."""
+    modified = source.stat().st_mtime_ns if isinstance(source, Path) and source.is_file() else None
+    known = {"source": fingerprint, "modified": modified}
+    marker = staging / MARKER
+    if marker.is_file():
+        old = json.loads(marker.read_text(encoding="utf-8"))
+        if {key: old.get(key) for key in known} == known:
+            return old
+    for path in staging.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+    runs.write_json(marker, known)
+    return known
+
+
+def _prepare(name: str, source: str | Path, staging: Path, downloads: Path) -> dict:
+    """Fetch and unpack what is no folder; return where the images lie and what was fetched."""
+    if isinstance(source, Path) and source.is_dir():
+        return {"root": str(source)}
+    shutil.rmtree(staging / "raw", ignore_errors=True)
+    if isinstance(source, Path):
+        unpack(source, staging / "raw")
+        return {"root": "raw"}
+    handle = source.removeprefix(fetching.PREFIX)
+    archive, facts = fetching.fetch_kaggle(handle, downloads, name)
+    try:
+        unpack(archive, staging / "raw")
+    except ValueError:
+        if facts["checksum"] is None:  # the transfer may have spoilt it
+            shutil.rmtree(downloads)
+        raise
+    return {"root": "raw", "download": facts}
 
 
 def require_classes(table: pd.DataFrame, source: Path) -> None:
@@ -170,6 +256,7 @@ def _unpack_tar(archive: Path, target: Path) -> int:
         ) as bar,
         tarfile.open(fileobj=raw, mode="r:*", tarinfo=_StrictMember) as file,
     ):  # fmt: skip
+        devices.require_disk(target, archive.stat().st_size)  # at least; no list says more
         for member in file:
             _check_member(member.name, archive)
             if member.issym() or member.islnk() or member.isdev():
@@ -222,22 +309,40 @@ def _write(path: Path, data) -> None:
         shutil.copyfileobj(data, file)
 
 
-def _fingerprint(source: Path) -> dict:
-    facts = source.stat()
+def _fingerprint(source: str | Path) -> dict:
+    if isinstance(source, str):
+        return {"kaggle": source.removeprefix(fetching.PREFIX)}
     if source.is_dir():
         return {"folder": str(source)}
-    return {"archive": source.name, "bytes": facts.st_size}
+    return {"archive": source.name, "bytes": source.stat().st_size}
 
 
 @contextmanager
-def _disk_errors(name: str):
+def _held(staging: Path, name: str):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(runs.locked(staging))
+        except RuntimeError:
+            raise RuntimeError(
+                f"data set {name!r} is being imported by another command; wait for its end, or "
+                "stop it."
+            ) from None
+        yield
+
+
+@contextmanager
+def _disk_errors(name: str, downloads: Path):
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno,
-                f"the disk is full: data set {name!r} was not imported and nothing of it was "
-                f"kept. Free some space in {config.data_root()} and run the command again",
-            ) from None
-        raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        kept = f"only its download was kept, in {downloads}" if downloads.is_dir() else (
+            "nothing of it was kept"
+        )  # fmt: skip
+        way_out = f"free some space in {config.data_root()}" if error.strerror else str(error)
+        raise OSError(
+            error.errno,
+            f"the disk is full: data set {name!r} was not imported and {kept}. "
+            f"{way_out[0].upper()}{way_out[1:].rstrip('.')}, and run the command again",
+        ) from None

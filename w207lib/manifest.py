@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 from tqdm import tqdm
 
 from w207lib import features, images, runs, schema
 from w207lib.datasets import Dataset, find_images
 
 CHUNK = 500  # images a task: long enough to hide the cost of sending it
+CHUNK_BYTES = 64 * 2**20  # and files of this size, where images are large
 VERSION = 1  # of what is measured; a cache of another version is made anew
 
 
 def load(dataset: Dataset, *, processes: int | None = None) -> pd.DataFrame:
     """Return a data set's manifest, from the cache if no file has changed since.
+
+    Reading that was interrupted goes on behind the last finished chunk.
 
     Args:
         dataset: From ``datasets.locate``.
@@ -76,59 +82,96 @@ def _refresh(dataset: Dataset, processes: int | None) -> None:
     key = {"version": VERSION, "files": listing.hexdigest()}
     marker = dataset.cache / "manifest.json"
     tables = [dataset.cache / name for name in ("manifest.parquet", "statistics.parquet")]
-    if marker.is_file() and all(path.is_file() for path in tables):
-        if json.loads(marker.read_text(encoding="utf-8")) == key:
-            return
-    measured, grey_levels = _measure(dataset, found, processes)
-    marker.unlink(missing_ok=True)
-    runs.write_table(tables[0], measured)
-    runs.write_table(tables[1], grey_levels)
-    runs.write_json(marker, key)
+    if not _is_current(marker, key, tables):
+        measured, grey_levels = _measure(dataset, found, processes)
+        marker.unlink(missing_ok=True)
+        runs.write_table(tables[0], measured)
+        runs.write_table(tables[1], grey_levels)
+        runs.write_json(marker, key)
+    shutil.rmtree(dataset.cache / "measured", ignore_errors=True)
+
+
+def _is_current(marker: Path, key: dict, tables: list[Path]) -> bool:
+    if not marker.is_file() or not all(path.is_file() for path in tables):
+        return False
+    return json.loads(marker.read_text(encoding="utf-8")) == key
 
 
 def _measure(
     dataset: Dataset, found: pd.DataFrame, processes: int | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    paths = found["path"].tolist()
-    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
-    processes = processes or (joblib.cpu_count() if len(chunks) > 4 else 1)
+    files = _chunk_files(dataset, found)
+    todo = [(path, paths) for path, paths in files if not _is_whole(path, len(paths))]
+    processes = processes or (joblib.cpu_count() if len(todo) > 4 else 1)
     work = joblib.Parallel(n_jobs=processes, return_as="generator")(
-        joblib.delayed(_measure_chunk)(dataset.root, chunk) for chunk in chunks
+        joblib.delayed(_measure_chunk)(dataset.root, paths) for _, paths in todo
     )
-    facts, grey_levels = [], []
-    with tqdm(total=len(paths), desc=f"read {dataset.name}", unit="image", leave=False) as bar:
-        for rows in work:
-            facts += [row for row, _ in rows]
-            grey_levels += [row for _, row in rows if row]
-            bar.update(len(rows))
-    table = found.drop(columns=["size", "modified"]).join(pd.DataFrame(facts))
+    finished = len(found) - sum(len(paths) for _, paths in todo)
+    with tqdm(
+        total=len(found), initial=finished, desc=f"read {dataset.name}", unit="image", leave=False
+    ) as bar:
+        for (path, paths), rows in zip(todo, work, strict=True):
+            runs.write_table(path, rows)
+            bar.update(len(paths))
+    measured = pd.concat([pd.read_parquet(path) for path, _ in files], ignore_index=True)
+    names = list(features.STATISTICS)
+    readable = measured["status"] == "ok"
+    grey_levels = measured.loc[readable, ["path", *names]].reset_index(drop=True)
+    facts = measured.drop(columns=["path", *names])
+    table = found.drop(columns=["size", "modified"]).join(facts)
     table["label"] = table["class_name"].map(schema.LABEL_MAP).astype("int64")
     own_group = table["pixel_hash"].where(table["pixel_hash"] != "", "path:" + table["path"])
     table["group"] = table["group"].where(table["group"] != "", own_group)
-    table = schema.check_manifest(table[list(schema.MANIFEST_COLUMNS)])
-    return table, features.table(grey_levels)
+    return schema.check_manifest(table[list(schema.MANIFEST_COLUMNS)]), grey_levels
 
 
-def _measure_chunk(root: Path, paths: list[str]) -> list[tuple[dict, dict | None]]:
-    return [_measure_image(root, path) for path in paths]
+def _chunk_files(dataset: Dataset, found: pd.DataFrame) -> list[tuple[Path, list[str]]]:
+    """Return the file that each chunk's measurements go to, with the chunk's paths.
+
+    Its name holds a digest of the files' names, sizes and times: measurements of files that
+    have changed since are not found.
+    """
+    files = []
+    ends = (np.arange(len(found)) // CHUNK).astype(np.int64) + found["size"].cumsum() // CHUNK_BYTES
+    chunks = found[["path", "size", "modified"]].groupby(ends.to_numpy(), sort=True)
+    for number, (_, rows) in enumerate(chunks):
+        digest = runs.digest([VERSION, rows.to_numpy().tolist()])[:16]
+        path = dataset.cache / "measured" / f"{number:05}-{digest}.parquet"
+        files.append((path, rows["path"].tolist()))
+    return files
 
 
-def _measure_image(root: Path, path: str) -> tuple[dict, dict | None]:
-    """Return an image's facts and statistics; of an unreadable one its fault and None."""
+def _is_whole(path: Path, rows: int) -> bool:
+    try:
+        return pyarrow.parquet.read_metadata(path).num_rows == rows
+    except (OSError, pyarrow.ArrowInvalid):
+        return False
+
+
+def _measure_chunk(root: Path, paths: list[str]) -> pd.DataFrame:
+    """Return one row an image: ``path``, its facts, and ``features.STATISTICS`` (float64)."""
+    rows = pd.DataFrame([_measure_image(root, path) for path in paths])
+    names = list(features.STATISTICS)
+    grey_levels = rows.reindex(columns=names).astype("float64")
+    return rows.drop(columns=names, errors="ignore").join(grey_levels)
+
+
+def _measure_image(root: Path, path: str) -> dict:
+    """Return an image's facts and statistics; of an unreadable one its fault alone."""
     facts = {
-        "width": 0, "height": 0, "format": "", "mode": "", "bytes": 0, "pixel_hash": "",
-        "perceptual_hash": "", "status": "ok", "reason": "",
+        "path": path, "width": 0, "height": 0, "format": "", "mode": "", "bytes": 0,
+        "pixel_hash": "", "perceptual_hash": "", "status": "ok", "reason": "",
     }  # fmt: skip
     try:
         image, header = images.open_image(root / path)
     except images.UnreadableImage as error:
         size = (root / path).stat().st_size
-        return facts | {"bytes": size, "status": error.status, "reason": error.reason}, None
+        return facts | {"bytes": size, "status": error.status, "reason": error.reason}
     except OSError as error:
-        return facts | {"status": "corrupted", "reason": error.strerror or str(error)}, None
+        return facts | {"status": "corrupted", "reason": error.strerror or str(error)}
     pixels = np.asarray(image)
     facts |= header | {
         "pixel_hash": images.pixel_hash(pixels),
         "perceptual_hash": images.perceptual_hash(image),
     }
-    return facts, {"path": path, **features.statistics(pixels)}
+    return facts | features.statistics(pixels)
