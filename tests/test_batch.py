@@ -1,8 +1,14 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
 
 import nbformat
+import psutil
 import pytest
 
 from w207lib import batch, config, runs
@@ -129,6 +135,84 @@ def test_notebooks_are_executed_in_order_and_a_failure_stops_only_those_that_nee
     assert not (root / ".lock").exists()
 
 
+# --- failures ----------------------------------------------------------------------------
+
+FAILING = """def deep(n):
+    if n == 0:
+        raise ValueError("first line\\nsecond line")
+    deep(n - 1)
+deep(60)"""
+DYING = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.fixture
+def chain(home, make_notebook, logged):
+    """01 fails, and 02 needs it, and 03 needs that; 04 dies, 05 needs it; 06 needs none."""
+    folder = home / "notebooks"
+    make_notebook(folder, "01", "print('before')", FAILING, "never = 1")
+    make_notebook(folder, "02", logged("02"), needs=["01"])
+    make_notebook(folder, "03", logged("03"), needs=["02"])
+    make_notebook(folder, "04", "1 + 1", DYING, "never = 1")
+    make_notebook(folder, "05", logged("05"), needs=["04"])
+    make_notebook(folder, "06", logged("06"))
+    return folder
+
+
+def test_failures_are_told_whole_and_what_needs_them_is_skipped_down_the_line(
+    chain, tmp_path, capfd
+):
+    summary = run(tmp_path / "run")
+    assert list(statuses(summary).values()) == [
+        "failed", "skipped", "skipped", "failed", "skipped", "done"
+    ]  # fmt: skip
+    assert stored_summary(tmp_path / "run") == summary
+    assert summary["status"] == "failed" and summary["exit_status"] == 1
+    rows = summary["notebooks"]
+    assert summary["seconds"] >= sum(row["seconds"] for row in rows.values()) - 0.5
+    assert rows["03"]["error"] == "it needs notebook 02" and rows["03"]["started"] is None
+    for row in (summary, rows["01"], rows["04"], rows["06"]):
+        started, ended = (datetime.fromisoformat(row[key]) for key in ("started", "ended"))
+        assert started < ended and started.utcoffset().total_seconds() == 0
+        assert row["seconds"] == pytest.approx((ended - started).total_seconds(), abs=0.5)
+    failed, died = rows["01"], rows["04"]
+    assert failed["error"] == "ValueError: first line" and failed["cell"] == 4
+    lines = failed["traceback"].splitlines()
+    assert "\x1b" not in failed["traceback"] and 30 < len(lines) <= batch.TRACEBACK_LINES
+    assert lines[-2:] == ["ValueError: first line", "second line"]
+    assert "deep(n" in failed["traceback"]
+    assert re.match("the notebook's process was killed.*memory.*smaller batch_size", died["error"])
+    assert died["cell"] == 4 and "os.kill" in died["traceback"] and "\n" not in died["error"]
+    book = nbformat.read(died["output"], as_version=4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert code[2].outputs[0].data["text/plain"] == "2" and not code[-1].outputs
+    assert code[3].outputs[-1].output_type == "error" and died["error"] in str(code[3].outputs)
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "notebook 6 of 6 starts: 06_why.ipynb" in log and "processors" in log
+    assert re.search(r"notebook 6 of 6 done after \d+ s: 06_why.ipynb; .* since the start", log)
+    assert re.search(r"01  failed +\d+.\d s  01_why.ipynb  cell 4: ValueError: first line", log)
+    assert re.search(r"run failed after \d+ s\n$", log)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(MemoryError("Unable to allocate 29.8 GiB"), "MemoryError: Unable .*smaller batch_size"),
+     (RuntimeError("Graph execution error:\n\n\x1b[31mOOM when allocating\x1b[0m\nhint"),
+      "RuntimeError: OOM when allocating. Give a smaller batch_size"),
+     (ValueError("\n\n  one\ntwo"), "ValueError: one$"), (KeyError(), "KeyError$")],
+)  # fmt: skip
+def test_an_error_is_one_line_with_advice_where_memory_ran_out(error, says):
+    assert re.match(says, batch._last_line(error))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"),
+     (3 * 3600 + 300, "3 h 05 min")],
+)  # fmt: skip
+def test_times_are_for_people(seconds, text):
+    assert runs.duration(seconds) == text
+
+
 # --- resuming ----------------------------------------------------------------------------
 
 
@@ -217,6 +301,173 @@ def test_two_runs_in_one_folder_are_refused(four, tmp_path, executed):
         with pytest.raises(RuntimeError, match="is in use by process"):
             run(tmp_path / "run")
     assert not executed
+
+
+def test_a_lock_is_never_seen_without_its_text(tmp_path, monkeypatch):
+    seen, link = [], os.link
+
+    def spy(draft, path):
+        assert not path.exists()
+        link(draft, path)
+        seen.append(path.read_text())
+
+    monkeypatch.setattr(runs.os, "link", spy)
+    with runs.locked(tmp_path):
+        assert seen == [(tmp_path / ".lock").read_text()] and seen[0].startswith(f"{os.getpid()} ")
+        assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_without_links_a_lock_that_is_still_empty_is_waited_for(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(runs.os, "link", none)
+    with runs.locked(tmp_path):
+        assert os.listdir(tmp_path) == [".lock"]
+        with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
+            pass
+    (tmp_path / ".lock").touch()
+    text = f"{os.getpid()} {time.time():.0f}"
+    monkeypatch.setattr(runs.time, "sleep", lambda _: (tmp_path / ".lock").write_text(text))
+    with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
+        pass
+
+
+def test_a_lock_that_came_while_a_stale_one_was_looked_at_stays(tmp_path):
+    (tmp_path / ".lock").write_text("the new one")
+    runs._drop_stale(tmp_path / ".lock", "the stale one")
+    assert (tmp_path / ".lock").read_text() == "the new one"
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+# --- a real process ----------------------------------------------------------------------
+
+W207 = [sys.executable, "-c", "import sys; from w207lib import cli; sys.exit(cli.main())"]
+SLEEPING = """import os, pathlib, time
+(pathlib.Path(os.environ["W207_RUN"]) / "pid").write_text(str(os.getpid()))
+time.sleep(120)"""
+
+
+@pytest.fixture
+def sleeping(home, make_notebook, logged):
+    """01 is quick; 02 writes its process's number down and sleeps; 03 would be quick."""
+    (home / "data" / "sample" / "images").mkdir(parents=True)
+    make_notebook(home / "notebooks", "01", logged("01"))
+    make_notebook(home / "notebooks", "02", SLEEPING)
+    make_notebook(home / "notebooks", "03", logged("03"))
+
+
+def wait_for(what, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("that took too long")
+
+
+def pid_in(root):
+    path = root / "pid"
+    return path.is_file() and path.read_text().isdecimal() and int(path.read_text())
+
+
+def begin(root, *words, **options):
+    return subprocess.Popen(
+        [*W207, "run", "--out", str(root), *words], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("name", "status", "says"),
+    [("SIGTERM", 143, "stopped by SIGTERM"), ("SIGINT", 130, "stopped by Ctrl-C")],
+)
+def test_a_signal_ends_a_run_in_order_and_its_kernel_and_resuming_goes_on(
+    sleeping, home, tmp_path, name, status, says, make_notebook, logged
+):
+    root = tmp_path / "run"
+    process = begin(root)
+    kernel = psutil.Process(wait_for(lambda: pid_in(root)))
+    if name == "SIGTERM":
+        second = subprocess.run(
+            [*W207, "run", "--out", str(root)], capture_output=True, text=True, timeout=60
+        )
+        assert second.returncode == 1 and f"in use by process {process.pid}" in second.stderr
+    process.send_signal(signal.Signals[name])
+    time.sleep(0.2)
+    process.send_signal(signal.Signals[name])  # once more: an impatient scheduler
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status and says in err and "--resume" in err
+    assert "Traceback" not in err and "it/s" not in err and "\r" not in err
+    summary = stored_summary(root)
+    assert summary["status"] == "interrupted" and summary["exit_status"] == status
+    assert statuses(summary) == {"01": "done", "02": "interrupted"}
+    assert summary["notebooks"]["02"]["error"] == says and summary["notebooks"]["02"]["ended"]
+    assert not (root / ".lock").exists()
+    psutil.wait_procs([kernel], timeout=5)
+    assert not kernel.is_running()
+    make_notebook(home / "notebooks", "02", logged("02"))
+    if name == "SIGTERM":
+        assert statuses(run(root, resume=True)) == {"01": "kept", "02": "done", "03": "done"}
+
+
+@pytest.mark.parametrize("name", [name for name in batch.STOPS if hasattr(signal, name)])
+def test_the_first_signal_alone_counts_and_afterwards_all_is_as_before(name):
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+    with batch._stoppable():
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            signal.raise_signal(number)
+        assert batch.exit_status(stopped.value) == 128 + number
+        signal.raise_signal(number)
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
+def test_under_nohup_a_run_outlives_a_closed_ssh_and_shows_its_log_without_bars(
+    sleeping, home, tmp_path, make_notebook
+):
+    make_notebook(home / "notebooks", "02", SLEEPING.replace("120", "2"))
+    root = tmp_path / "run"
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec nohup "$@" <&-', "sh", *W207, "run", "--out", str(root)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: pid_in(root))
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, err
+    lines = err.splitlines()
+    assert f"follow the run with: tail -f {root / 'run.log'}" in lines[:2]
+    assert "it/s" not in err and "\r" not in err and "%|" not in err
+    logged_lines = (root / "run.log").read_text().splitlines()
+    assert [line for line in lines if line in logged_lines] == logged_lines
+    assert err.count("notebook 3 of 3 done") == 1 and "notebook 3 of 3 done" in logged_lines[-5]
+    assert stored_summary(root)["status"] == "done"
+
+
+def test_lines_of_other_processes_are_shown_too_and_those_from_before_are_not(tmp_path, capsys):
+    log = tmp_path / runs.LOG
+    log.write_text("of yesterday\n")
+    with batch.log_shown(tmp_path):
+        with log.open("a") as file:
+            file.write("epoch 1\nepo")
+        wait_for(lambda: capsys.readouterr().err == "epoch 1\n", 5)
+        with log.open("a") as file:
+            file.write("ch 2\n")
+    assert capsys.readouterr().err == "epoch 2\n"
+
+
+def test_a_run_leaves_no_log_open(four, tmp_path, executed):
+    import logging
+
+    before = list(logging.getLogger("w207lib").handlers)
+    run(tmp_path / "run")
+    assert logging.getLogger("w207lib").handlers == before
+    assert (tmp_path / "run" / runs.LOG).is_file()
 
 
 # --- storing outputs ---------------------------------------------------------------------

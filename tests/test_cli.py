@@ -13,7 +13,8 @@ import pytest
 from w207lib import batch, cli, detector, importing, pipeline, runs, train, tune
 
 COMMANDS = [
-    [], ["run"], ["data"], ["data", "add"], ["data", "list"], ["train"], ["tune"], ["evaluate"],
+    [], ["run"], ["data"], ["data", "add"], ["data", "list"], ["data", "card"],
+    ["train"], ["tune"], ["evaluate"],
     ["publish"], ["notebooks"], ["doctor"], ["predict"], ["export"],
 ]  # fmt: skip
 
@@ -80,7 +81,7 @@ def test_the_version_is_the_packages(capsys):
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["fly"], ["data"], ["data", "add", "x"], ["run", "--fast"], ["train"],
+    [[], ["fly"], ["data"], ["data", "add"], ["data", "card"], ["run", "--fast"], ["train"],
      ["train", "two_conv", "--epochs", "many"], ["run", "stray"],
      ["tune", "--kind", "grid"]],
 )  # fmt: skip
@@ -112,7 +113,12 @@ def test_words_that_are_no_command_exit_with_2(capsys, words):
      ("publish nowhere", "nowhere has no summary.json, so it is no whole run"),
      ("data add x nowhere.zip", "nowhere.zip does not exist"),
      ("data add a/b notebooks", "a data set cannot be called 'a/b'"),
-     ("data add x kaggle:owner/set", "only folders and archives on this disk"),
+     ("data add x", "no SOURCE was given for 'x'; expected a folder, an archive or kaggle:owner"),
+     ("data add photos", "one of the public data sets kaggle60k, cifake, art975, which need none"),
+     ("data add x kaggle:owner", "kaggle:owner came; expected kaggle:owner/dataset or"),
+     ("data add cards notebooks", "a data set cannot be called 'cards'"),
+     ("data card x", "there is no card of 'x'; there are cards of no data set in"),
+     ("data card ../README", "there is no card of '../README'"),
      ("data add x s3://bucket/set", "only folders and archives on this disk"),
      ("data add x notebooks", "no image at all")],
 )  # fmt: skip
@@ -141,7 +147,7 @@ def test_data_are_imported_summarised_and_listed(capsys, home, tree):
         ["test", "REAL", "2", "2"], ["train", "FAKE", "3", "3"], ["train", "REAL", "4", "3"],
     ]  # fmt: skip
     status, out, _ = call(capsys, "data", "list")
-    assert status == 0 and out.split() == ["mine", str(tree)]
+    assert status == 0 and out.splitlines()[0].split() == ["mine", str(tree)]
 
 
 def test_a_listed_data_set_whose_folder_has_gone_says_so(capsys, home, tree):
@@ -149,6 +155,39 @@ def test_a_listed_data_set_whose_folder_has_gone_says_so(capsys, home, tree):
     tree.rename(tree.with_name("moved"))
     status, out, _ = call(capsys, "data", "list")
     assert status == 0 and "which is not there now" in out
+
+
+def test_public_data_sets_that_are_not_here_are_listed_with_their_command(
+    capsys, home, make_tree, tmp_path
+):
+    call(capsys, "data", "add", "cifake", str(make_tree(tmp_path / "t", {"REAL": 1, "FAKE": 1})))
+    status, out, _ = call(capsys, "data", "list")
+    assert status == 0 and out.splitlines()[0].startswith("cifake  ")
+    assert out.splitlines()[2].startswith("public data sets that are not here")
+    assert [line.split()[:5] for line in out.splitlines()[3:]] == [
+        ["kaggle60k", "w207", "data", "add", "kaggle60k"],
+        ["art975", "w207", "data", "add", "art975"],
+        ["photos", "w207", "data", "add", "photos"],
+    ]
+
+
+def test_a_card_is_printed(capsys, monkeypatch):
+    monkeypatch.delenv("W207_HOME", raising=False)
+    status, out, err = call(capsys, "data", "card", "kaggle60k")
+    assert status == 0 and err == ""
+    assert out.startswith("# kaggle60k") and "Read the data set's page before use" in out
+
+
+def test_ctrl_c_in_an_import_says_that_the_same_command_goes_on(capsys, home, tree, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("w207lib.images.open_image", stop)
+        status, out, err = call(capsys, "data", "add", "mine", str(tree))
+    assert status == cli.EXIT_INTERRUPTED and out == ""
+    assert one_line(err) == "w207: stopped. The same command goes on with what is done."
+    assert call(capsys, "data", "add", "mine", str(tree))[0] == 0
 
 
 def test_an_archive_without_two_classes_gets_one_sentence(capsys, home, make_tree, tmp_path):
@@ -172,13 +211,17 @@ def test_a_full_disk_gets_one_sentence_and_leaves_nothing(capsys, home, tree, mo
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(
-    capsys, sample, four, executed, tmp_path
+    capsys, sample, four, executed, tmp_path, make_tree, monkeypatch
 ):
+    from w207lib import estimate
+
+    monkeypatch.setattr(estimate.Bench, "startup", lambda _: 2.0)
+    counts = {"train/REAL": 15, "train/FAKE": 15, "test/REAL": 3, "test/FAKE": 3}
+    make_tree(sample / "data" / "sample" / "images", counts)
     status, out, _ = call(capsys, "run", "--dry-run", "--from", "02", "--out", str(tmp_path / "o"))
     assert status == 0
-    assert out.splitlines()[-3:] == [
-        "  02_why.ipynb", "  03_why.ipynb (needs 02)", "  04_why.ipynb (needs 01)"
-    ]  # fmt: skip
+    named = [line.split()[0] for line in out.splitlines() if "_why" in line]
+    assert named == ["02_why", "03_why", "04_why"] and "all together at most " in out
     assert not executed and not (tmp_path / "o").exists()
 
 

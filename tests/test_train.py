@@ -351,6 +351,14 @@ def test_a_wrong_recipe_or_option_leaves_nothing_under_the_name(learnable, tiny_
     assert not (tmp_path / "vgg").exists() and not (tmp_path / "two_conv").exists()
 
 
+def test_the_log_says_why_a_precision_was_chosen(tiny_profile, monkeypatch, caplog):
+    monkeypatch.setattr(train.devices, "choose_precision", lambda: ("float32", "no GPU"))
+    with caplog.at_level("INFO", "w207lib"):
+        assert train.choose_precision(tiny_profile(precision="auto")) == "float32"
+        assert train.choose_precision(tiny_profile(precision="mixed_bfloat16")) == "mixed_bfloat16"
+    assert caplog.messages == ["precision float32: no GPU"]
+
+
 def test_the_precision_holds_inside_its_block_alone():
     import keras
 

@@ -7,15 +7,16 @@ further left in its own row (``tests/test_layers.py`` holds that):
 layer  modules
 =====  ==================================================================================
 0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks)
-1      ``runs`` (run folders, provenance) · ``devices`` (memory, precision) · ``doctor`` ·
+1      ``runs`` (run folders, provenance) · ``devices`` (memory, precision) ·
+       ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` · ``style`` · ``diagrams`` ·
        ``plots`` (tables → axes) · ``robustness_plots`` ·
        ``comparison_plots`` · ``galleries`` (images → figures) ·
        ``explain_plots`` · ``perturb`` (JPEG, blur, noise: uint8 → uint8) · ``intervals`` ·
        ``maps`` (of evidence, compared) ·
        ``threshold`` · ``evaluate`` (predictions → metrics)
-2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` · ``importing`` ·
-       ``clean`` · ``split``
+2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` ·
+       ``fetching`` (from Kaggle) · ``importing`` · ``clean`` · ``split``
 3      ``shards`` (decode once) · ``feeding`` · ``pipeline`` (manifest → tensors) ·
        ``augmentation`` · ``models`` (recipes) · ``baselines``
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
@@ -23,8 +24,9 @@ layer  modules
 5      ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·
        ``generators`` (making fakes)
 6      ``report`` (tables, pages) · ``drawings`` (one function a figure) · ``figures`` ·
-       ``slides`` · ``batch`` (papermill) · ``uploads`` (judging bytes) ·
-       ``app_parts`` (what the page draws)
+       ``slides`` · ``costs`` (measured here) · ``work`` · ``plans`` (what a notebook does) ·
+       ``estimate`` (time, disk, memory) · ``batch`` (papermill) ·
+       ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
 7      ``serve`` (the page's server) · ``cli`` · ``app`` (the page) and the notebooks
 =====  ==================================================================================
 

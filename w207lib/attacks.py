@@ -17,6 +17,8 @@ from w207lib import gradients
 
 BATCH = 256
 """Images that are differentiated at a time."""
+PIXELS = 2**20
+"""Pixels that are differentiated at a time, where images are large."""
 STEPS = 10
 """Steps of PGD, unless told."""
 
@@ -120,8 +122,14 @@ def _whole(levels: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
+def at_once(size: int) -> int:
+    """Return how many images of this side, in pixels, are attacked at a time."""
+    return max(8, min(BATCH, PIXELS // size**2))
+
+
 def _batches(x: np.ndarray) -> list[slice]:
-    return [slice(start, start + BATCH) for start in range(0, len(x), BATCH)]
+    step = at_once(x.shape[1])
+    return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
 def _checked(x: np.ndarray, labels: np.ndarray, epsilon: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import logging
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Words behind ``w207``; None for the process's own.
 
     Returns:
-        0 when all went well, 1 when the work failed, 2 for wrong use, 130 after Ctrl-C.
+        0 when all went well, 1 when the work failed, 2 for wrong use, 130 after Ctrl-C; of a
+        run that a signal ended, 128 and the signal's number (SIGTERM: 143).
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
@@ -30,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a Windows console may lack a character
     try:
         return options.run(options)
-    except KeyboardInterrupt:
-        print("\nw207: stopped. What is finished is kept; --resume goes on.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        _say("\nw207: stopped. What is finished is kept; --resume goes on.", sys.stderr)
+        return getattr(stop, "exit_status", EXIT_INTERRUPTED)
     except (ValueError, TypeError, FileNotFoundError) as error:
         print(f"w207: {_one_line(error)}", file=sys.stderr)
         return EXIT_WRONG_USE
@@ -62,19 +65,24 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--only", action="append", metavar="NN", help="just this one (repeatable)")
     run.add_argument("--from", dest="first", metavar="NN", help="nothing before this one")
     run.add_argument("--to", dest="last", metavar="NN", help="nothing behind this one")
-    run.add_argument("--dry-run", action="store_true", help="say what would be done")
+    run.add_argument("--dry-run", action="store_true", help="say what would be done, and its cost")
+    run.add_argument("--json", metavar="FILE", type=Path, help="write the dry run's estimate there")
     run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
                      help="set a notebook's parameter (repeatable)")  # fmt: skip
     run.add_argument("--out", metavar="DIR", type=Path, help="run folder (runs/PROFILE)")
 
     data = commands.add_parser("data", help="import data sets, or list them")
     kinds = data.add_subparsers(metavar="ACTION", required=True)
-    add = _command(kinds, "add", _data_add, "import a folder or an archive")
+    add = _command(kinds, "add", _data_add, "import a folder, an archive, or a public data set")
     add.add_argument("name", metavar="NAME", help="what to call it")
-    add.add_argument("source", metavar="SOURCE", help="a folder, a .zip, or a .tar.*")
+    add.add_argument("source", metavar="SOURCE", nargs="?",
+                     help="a folder, a .zip, a .tar.*, or kaggle:owner/dataset "
+                     "(by NAME, if that is a public data set)")  # fmt: skip
     add.add_argument("--real", metavar="GLOB", help="which paths are photographs")
     add.add_argument("--fake", metavar="GLOB", help="which paths are generated images")
-    _command(kinds, "list", _data_list, "list the data sets on this machine")
+    _command(kinds, "list", _data_list, "list the data sets on this machine, and public ones")
+    card = _command(kinds, "card", _data_card, "print what a public data set is, and its traps")
+    card.add_argument("name", metavar="NAME", help="a public data set, by name")
 
     train = _command(commands, "train", _train, "train one recipe")
     train.add_argument("recipe", metavar="RECIPE", help="a network or baseline, by name")
@@ -163,56 +171,77 @@ def _run(options) -> int:
     batch.check_parameters(notebooks, parameters)
     root = options.out or runs.run_root(settings)
     if options.dry_run:
-        print(f"profile {options.profile}: {settings}\nrun folder {root}")
-        for notebook in notebooks:
-            needs = f" (needs {', '.join(notebook.needs)})" if notebook.needs else ""
-            print(f"  {notebook.path.name}{needs}")
-        return 0
+        return _dry_run(options, notebooks, parameters, root)
+    if options.json:
+        raise ValueError("--json came without --dry-run, whose estimate it writes; give both.")
     from w207lib import datasets
 
     datasets.locate(settings.dataset)
-    logging.getLogger().setLevel(logging.WARNING)  # two progress bars say enough
+    root = Path(root).expanduser().resolve()
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:  # its lines come from the log, or are bars
+            handler.setLevel(logging.WARNING)
+    follow = "Get-Content -Wait" if sys.platform == "win32" else "tail -f"
+    _say(f"follow the run with: {follow} {shlex.quote(str(root / runs.LOG))}", sys.stderr)
     try:
-        summary = batch.run(
-            options.profile, notebooks=notebooks, parameters=parameters, out=options.out,
-            resume=options.resume,
-        )  # fmt: skip
-    except KeyboardInterrupt:
+        with contextlib.nullcontext() if batch.has_terminal() else batch.log_shown(root):
+            summary = batch.run(
+                options.profile, notebooks=notebooks, parameters=parameters, out=options.out,
+                resume=options.resume,
+            )  # fmt: skip
+    except KeyboardInterrupt as stop:
         words = [w for w in sys.argv[1:] if w != "--resume"] or ["run"]
-        print(f"\nw207: stopped. Go on with: w207 {' '.join(words)} --resume", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    root = Path(summary["run"])
+        _say(
+            f"\nw207: stopped by {batch.stop_name(stop)}. Go on with: w207 {shlex.join(words)} "
+            "--resume", sys.stderr,
+        )  # fmt: skip
+        return batch.exit_status(stop)
     page = report.write_page(root)
     _print_summary(summary, report.results_table(root))
-    print(f"\nexecuted notebooks  {root / 'notebooks'}\nfigures             {root / 'figures'}")
-    print(f"metrics             {root / report.METRICS}\nopen this page      {page}")
+    _say(f"\nexecuted notebooks  {root / 'notebooks'}\nfigures             {root / 'figures'}")
+    _say(f"metrics             {root / report.METRICS}\nopen this page      {page}")
     return 0 if batch.succeeded(summary, notebooks) else 1
 
 
-def _print_summary(summary: dict, table) -> None:
-    from w207lib import report
+def _dry_run(options, notebooks, parameters, root) -> int:
+    from w207lib import config, estimate, runs
 
-    print()
-    for number, row in sorted(summary["notebooks"].items()):
-        note = f"  {row['error']}" if row["error"] else ""
-        print(f"{number}  {row['status']:11} {row['seconds']:7.1f} s  {row['notebook']}{note}")
+    print(f"profile {options.profile}: {config.load(options.profile)}\nrun folder {root}")
+    print("measuring some steps of each network; nothing is written", file=sys.stderr, flush=True)
+    logging.getLogger("w207lib").setLevel(logging.INFO)
+    found = estimate.estimate(options.profile, notebooks, parameters=parameters, root=root)
+    print("\n".join(estimate.lines(found)))
+    if options.json:
+        runs.write_json(options.json, found)
+    return 0
+
+
+def _say(text: str, stream=None) -> None:
+    """Print, even where nobody listens any more: an ssh that has closed ends no run."""
+    with contextlib.suppress(OSError):
+        print(text, file=stream or sys.stdout, flush=True)
+
+
+def _print_summary(summary: dict, table) -> None:
+    from w207lib import batch, report
+
+    _say("\n" + "\n".join(batch.table_lines(summary)))
     if len(table):
         shares = [c for c in ("train", "validation", "test", "test_low", "test_high") if c in table]
         shown = report.as_percent(table, shares)
-        print("\n" + shown.to_string(index=False, na_rep="–", float_format=lambda v: f"{v:.3f}"))
+        _say("\n" + shown.to_string(index=False, na_rep="–", float_format=lambda v: f"{v:.3f}"))
 
 
 def _data_add(options) -> int:
     from w207lib import importing, manifest
 
-    if "://" in options.source or options.source.startswith("kaggle:"):
-        raise ValueError(
-            f"{options.source}: only folders and archives on this disk can be imported so far. "
-            "Download it in a browser, then give the archive."
+    try:
+        dataset, table = importing.add(
+            options.name, options.source, real=options.real, fake=options.fake
         )
-    dataset, table = importing.add(
-        options.name, options.source, real=options.real, fake=options.fake
-    )
+    except KeyboardInterrupt:
+        print("\nw207: stopped. The same command goes on with what is done.", file=sys.stderr)
+        return EXIT_INTERRUPTED
     print(f"data set {dataset.name}: {len(table):,} images in {dataset.root}")
     print(manifest.summary(table).to_string(index=False))
     faulty = table[table["status"] != "ok"]
@@ -232,6 +261,20 @@ def _data_list(options) -> int:
             print(f"{name:16} {datasets.locate(name).root}")
         except ValueError as error:
             print(f"{name:16} {error}")
+    others = [name for name in datasets.PUBLIC if name not in datasets.names()]
+    if others:
+        print("\npublic data sets that are not here (`w207 data card NAME` says more):")
+    for name in others:
+        public = datasets.PUBLIC[name]
+        way = f"w207 data add {name}" + ("" if public.handle else " FOLDER_OR_ARCHIVE")
+        print(f"{name:16} {way:40} about {public.images:,} images")
+    return 0
+
+
+def _data_card(options) -> int:
+    from w207lib import datasets
+
+    print(datasets.read_card(options.name))
     return 0
 
 

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import random
@@ -22,6 +23,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
+DEVICES_VARIABLE = "W207_DEVICES"
 PACKAGES = ("numpy", "pandas", "scikit-learn", "pillow", "matplotlib", "keras-tuner", "papermill")
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")  # bf16: Arm's name
 WORTH_IT = 1.15  # below this ratio, the rounding of bfloat16 buys nothing
@@ -50,12 +54,38 @@ def quiet_stderr():
             os.close(saved)
 
 
+def wanted_devices() -> tuple[bool, int | None]:
+    """Read ``W207_DEVICES``: what a training may compute on.
+
+    ``<n>`` uses at most n of the GPUs there are (1: no spreading). ``cpu:<n>`` cuts the processor
+    into n logical devices instead, which is slower, and is there to try the spreading without
+    a GPU. Unset, all GPUs are used.
+
+    Returns:
+        Whether logical processors are asked for, and the most devices, None for all.
+
+    Raises:
+        ValueError: It is set to something else.
+    """
+    text = os.environ.get(DEVICES_VARIABLE, "").strip().lower()
+    if not text:
+        return False, None
+    number = text.removeprefix("cpu:")
+    if not number.isdecimal() or int(number) < 1:
+        raise ValueError(
+            f"{DEVICES_VARIABLE} is {text!r}; expected a number of devices such as 1, or cpu:2 for "
+            "two logical processors. Set it so, or unset it to use every GPU."
+        )
+    return number != text, int(number)
+
+
 def quiet_keras():
-    """Import Keras without its backend's start-up lines, and return the module.
+    """Import Keras without its backend's start-up lines, set devices up, and return the module.
 
     ``TF_CPP_MIN_LOG_LEVEL`` alone doesn't silence TensorFlow 2.21, so the first import, and the
     first look for devices, run with standard error held back.
     """
+    _set_environment()
     if "keras" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         with quiet_stderr():
@@ -66,7 +96,42 @@ def quiet_keras():
 
                 tf.config.list_physical_devices()
                 tf.get_logger().setLevel("ERROR")
+    _set_devices_up()
     return sys.modules["keras"]
+
+
+@lru_cache(maxsize=1)
+def _set_environment() -> None:
+    """Let JAX take GPU memory as it needs it; what the environment says already, stands."""
+    if backend() != "jax":
+        return
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    logical, count = wanted_devices()
+    flag = "--xla_force_host_platform_device_count"
+    if logical:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        if flag not in os.environ.get("XLA_FLAGS", ""):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={count}".strip()
+
+
+@lru_cache(maxsize=1)
+def _set_devices_up() -> None:
+    """Let TensorFlow take GPU memory as it needs it, and make logical processors where asked."""
+    logical, count = wanted_devices()
+    if sys.modules["keras"].backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    try:
+        if "TF_FORCE_GPU_ALLOW_GROWTH" not in os.environ:
+            for gpu in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(gpu, True)
+        if logical:
+            parts = [tf.config.LogicalDeviceConfiguration()] * count
+            processor = tf.config.list_physical_devices("CPU")[0]
+            tf.config.set_logical_device_configuration(processor, parts)
+    except (RuntimeError, ValueError) as error:  # something has computed already
+        log.info("devices stay as they were set up before: %s", error)
 
 
 def _version(name: str) -> str | None:
@@ -111,6 +176,11 @@ def devices() -> list[str]:
         name = device.name.removeprefix("/physical_device:")
         found.append(f"{name} {details.get('device_name', '')}".strip())
     return found
+
+
+def has_gpu() -> bool:
+    """Whether Keras computes on a GPU or TPU: backends call them GPU:0, gpu:0 and cuda:0."""
+    return any(name.lower().startswith(("gpu", "cuda", "rocm", "tpu")) for name in devices())
 
 
 def memory() -> dict[str, int]:
@@ -268,8 +338,7 @@ def measure_bfloat16(*, width: int = 32, batch: int = 64, steps: int = 2, repeat
 @lru_cache(maxsize=1)
 def choose_precision() -> tuple[str, str]:
     """Return the precision to train in here, and one sentence that says why."""
-    gpu = any(device.startswith(("GPU", "gpu", "cuda")) for device in devices())
-    if not gpu and not {"amx_bf16", "avx512_bf16"} & set(cpu()["instruction_sets"]):
+    if not has_gpu() and not {"amx_bf16", "avx512_bf16"} & set(cpu()["instruction_sets"]):
         return "float32", "no GPU, and this processor has neither AMX nor AVX512_BF16"
     found = measure_bfloat16()
     text = "bfloat16 measured {ratio:.2f} times as fast ({ratio_low:.2f} to {ratio_high:.2f})"

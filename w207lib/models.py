@@ -105,7 +105,7 @@ def build(
 
 def compile_model(
     model, recipe: str, *, learning_rate: float | None = None, optimizer: str | None = None,
-    steps: int | None = None,
+    steps: int | None = None, accumulate: int = 1,
 ):  # fmt: skip
     """Compile a network as its report trained it; return it.
 
@@ -116,14 +116,14 @@ def compile_model(
         optimizer: ``adam`` or ``sgd``, instead of the report's own.
         steps: Batches of the whole training, over which a ``cosine`` recipe lowers its learning
             rate; None keeps it constant.
+        accumulate: Micro-batches whose mean gradient makes one update of the weights. Each
+            update has the learning rate that it would have had with whole batches.
     """
     keras = quiet_keras()
     spec = find(recipe)
     rate = learning_rate or spec.learning_rate
     if spec.schedule == "cosine" and steps:
-        rate = keras.optimizers.schedules.CosineDecay(
-            rate / 10, steps - steps // 20, warmup_target=rate, warmup_steps=steps // 20
-        )
+        rate = _cosine(keras, rate, steps, accumulate)
     optimizers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
     optimizer = optimizer or spec.optimizer
     if optimizer not in optimizers:
@@ -133,11 +133,28 @@ def compile_model(
     metric = keras.metrics.get(accuracies[spec.head])
     metric.name = "accuracy"
     model.compile(
-        optimizer=optimizers[optimizer](rate),
+        optimizer=optimizers[optimizer](
+            rate, gradient_accumulation_steps=accumulate if accumulate > 1 else None
+        ),
         loss=losses[spec.head],
         metrics=[metric],
     )
     return model
+
+
+def _cosine(keras, rate: float, steps: int, accumulate: int):
+    """Make a learning rate that rises for a twentieth of the steps, then falls to zero.
+
+    Keras asks for it by micro-batch, and uses what it hears at the last of each update: number
+    ``accumulate × update + accumulate - 1``. All numbers are moved so that this one is right.
+    """
+    rising, first, late = steps // 20, rate / 10, accumulate - 1
+    if late:
+        first -= (rate - first) * late / (accumulate * max(rising, 1))
+    return keras.optimizers.schedules.CosineDecay(
+        first, accumulate * (steps - rising), warmup_target=rate,
+        warmup_steps=accumulate * rising + late,
+    )  # fmt: skip
 
 
 def find(recipe: str) -> Recipe:

@@ -11,8 +11,8 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from w207lib import baselines, config, images, manifest, runs, schema
-from w207lib.devices import quiet_keras
+from w207lib import accelerators, baselines, config, images, manifest, runs, schema
+from w207lib.devices import has_gpu, quiet_keras
 from w207lib.pipeline import Data, Images
 from w207lib.schema import FAKE
 
@@ -27,7 +27,7 @@ def scores(model, x, *, batch_size: int = 256) -> np.ndarray:
     Args:
         model: A Keras model with one sigmoid column, or with a softmax over REAL and FAKE.
         x: Pixels in [0, 255], ``(B, S, S, 3)``, any numeric dtype; or a ``pipeline.Images``.
-        batch_size: Images at a time.
+        batch_size: Images at a time; fewer where so many do not fit the memory.
 
     Returns:
         float32 ``(B,)`` in [0, 1].
@@ -35,10 +35,15 @@ def scores(model, x, *, batch_size: int = 256) -> np.ndarray:
     Raises:
         ValueError: The model's output has neither one nor two columns, or ``x`` does not fit
             its input.
+        RuntimeError: The memory does not hold the network and a single image.
     """
     column = fake_column(model)
+    if not has_gpu():
+        batch_size = accelerators.fit_evaluation(model, max(1, min(batch_size, len(x))))
     if isinstance(x, Images):
-        output = model.predict(x.batches(batch_size), verbose=0)
+        output, _ = accelerators.halving(
+            lambda size: model.predict(x.batches(size), verbose=0), batch_size
+        )
     else:
         x = np.asarray(x)
         if x.ndim != 4 or x.shape[1:] != tuple(model.input_shape[1:]):
@@ -47,7 +52,10 @@ def scores(model, x, *, batch_size: int = 256) -> np.ndarray:
                 f"(B, {', '.join(map(str, model.input_shape[1:]))}). Resize them with "
                 "images.resize."
             )
-        output = model.predict(x.astype(np.float32), batch_size=batch_size, verbose=0)
+        pixels = x.astype(np.float32)
+        output, _ = accelerators.halving(
+            lambda size: model.predict(pixels, batch_size=size, verbose=0), batch_size
+        )
     return np.clip(np.asarray(output, np.float32)[:, column], 0, 1)
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pandas as pd
 from w207lib import config
 
 TEST_LOG = "test_scorings.jsonl"
+LOG = "run.log"
 RUN_VARIABLE = "W207_RUN"
 RESUME_VARIABLE = "W207_RESUME"
 
@@ -93,17 +95,44 @@ def notebook_bar(total: int, name: str, unit: str):
     )
 
 
-def open_log(root: Path) -> None:
-    """Let the package's messages also go to ``run.log`` in ``root``, once a process."""
-    path = Path(root).resolve() / "run.log"
+def open_log(root: Path) -> logging.Handler | None:
+    """Let the package's messages also go to ``run.log`` in ``root``, once a process.
+
+    Returns:
+        What writes there; None where it was there before.
+    """
+    path = Path(root).resolve() / LOG
     logger = logging.getLogger("w207lib")
     if any(getattr(handler, "baseFilename", None) == str(path) for handler in logger.handlers):
-        return
+        return None
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    return handler
+
+
+@contextmanager
+def logged(root: Path):
+    """Let the package's messages go to ``run.log`` in ``root`` inside a ``with`` block."""
+    handler = open_log(root)
+    try:
+        yield
+    finally:
+        if handler is not None:
+            logging.getLogger("w207lib").removeHandler(handler)
+            handler.close()
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: ``12 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
 
 
 def require(root: Path, name: str, *, notebook: str, profile: str) -> Path:
@@ -299,35 +328,81 @@ def locked(root: Path):
     """
     path = Path(root) / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(2):
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    own = f"{os.getpid()} {time.time():.0f}"
+    for _ in range(3):
+        if _write_new(path, own):
             break
-        except FileExistsError:
-            holder = _lock_holder(path)
-            if holder:
-                raise RuntimeError(
-                    f"{root} is in use by process {holder}. Wait for it, or give another "
-                    "folder with --out."
-                ) from None
-            path.unlink(missing_ok=True)
+        found = _read_lock(path)
+        holder = _lock_holder(found)
+        if holder:
+            raise RuntimeError(
+                f"{root} is in use by process {holder}. Wait for it, or give another "
+                "folder with --out."
+            )
+        _drop_stale(path, found)
     else:
         raise RuntimeError(f"{root} could not be locked; another process was quicker. Try again.")
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(f"{os.getpid()} {time.time():.0f}")
         yield
     finally:
         path.unlink(missing_ok=True)
 
 
-def _lock_holder(path: Path) -> int | None:
+def _write_new(path: Path, text: str) -> bool:
+    """Write a file that appears with all its text; return False where there is one already."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        draft.write_text(text)
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: the text comes a moment after the file
+        try:
+            with path.open("x") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _read_lock(path: Path) -> str:
+    """Return a lock's text; an empty one is given time to be written."""
+    text = ""
+    for _ in range(5):
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            return ""
+        if text:
+            return text
+        time.sleep(0.05)
+    return text
+
+
+def _lock_holder(text: str) -> int | None:
     """Return the process that wrote a lock, if it still runs."""
     import psutil
 
     try:
-        pid, written = path.read_text().split()
+        pid, written = text.split()
         started = psutil.Process(int(pid)).create_time()
-    except (OSError, ValueError, psutil.Error):
+    except psutil.AccessDenied:  # it runs, for another user
+        return int(pid)
+    except (ValueError, psutil.Error):
         return None
     return int(pid) if started <= float(written) + 1 else None
+
+
+def _drop_stale(path: Path, text: str) -> None:
+    """Remove a lock with this text; one that another process has put there since stays."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        os.replace(path, aside)
+    except FileNotFoundError:
+        return
+    now = aside.read_text()
+    if now != text:
+        _write_new(path, now)
+    aside.unlink()

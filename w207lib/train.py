@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import logging
 import math
@@ -13,15 +14,27 @@ from pathlib import Path
 import joblib
 import pandas as pd
 
-from w207lib import baselines, evaluate, features, manifest, models, predict, runs
+from w207lib import (
+    accelerators,
+    baselines,
+    devices,
+    evaluate,
+    features,
+    manifest,
+    models,
+    predict,
+    runs,
+)
 from w207lib.config import Profile
-from w207lib.devices import best_precision, quiet_keras
+from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data, Images
 
 log = logging.getLogger(__name__)
 
 HISTORY = "history.csv"
 LAST = "last.keras"
+PIECES = ("micro_batch", "accumulation")
+"""What ``config.json`` and ``metrics.json`` say beside the batch size where it did not fit."""
 DRAWS = 2**20
 """More than a layer's random draws in one epoch, so that no two epochs share any."""
 
@@ -49,6 +62,11 @@ def fit(
     the batches it would have had. The weights kept are those of the lowest validation loss.
     The test split is not read.
 
+    Where there are several GPUs they share each batch. Where a batch does not fit the memory it
+    is cut into micro-batches whose gradients are averaged: the same training, but for batch
+    norm, which sees the images of one micro-batch on one device; ``config.json`` then says
+    ``micro_batch`` and ``accumulation``. A training that goes on keeps its micro-batch.
+
     Args:
         recipe: As for ``models.build``.
         data: Images with splits.
@@ -75,6 +93,8 @@ def fit(
     Raises:
         ValueError: As ``models.build``; or a loss that is no longer a number; or ``start`` has
             weights of other shapes.
+        RuntimeError: Not even one image at a time fits the memory.
+        ImportError: TensorBoard's logs are asked for where TensorFlow is not installed.
     """
     name = name or recipe.replace(":", "_").lower()
     spec = models.find(recipe)
@@ -89,44 +109,67 @@ def fit(
         "start": None if start is None else runs.file_digest(weights_file(start)),
         "head_only": head_only, **settings(data, profile),
     }  # fmt: skip
-    run = runs.RunFolder(Path(folder) / name, configuration)
+    run = _run_folder(Path(folder) / name, configuration)
     if run.kept():
         return run.path
-    place = run.open()
+    if tensorboard:
+        _require_tensorboard()
     runs.open_log(Path(folder).parent)
     training = data.split("train", most=images, seed=profile.seed)
     validation = data.split("validation")
     keras = quiet_keras()
     keras.utils.set_random_seed(profile.seed)
-    history = read_history(place)
+    steps = training.steps(profile.batch_size)
+    going_on = _can_go_on(run.partial)
+
+    def make(pieces):
+        model = models.build(recipe, data.size, augment=augment, seed=profile.seed, **options)
+        if start is not None:
+            _set_weights(model, start)
+        for layer in model.layers[:-1] if head_only else ():
+            layer.trainable = False
+        return models.compile_model(
+            model, recipe, learning_rate=learning_rate, optimizer=optimizer,
+            steps=steps * profile.epochs, accumulate=pieces,
+        )  # fmt: skip
+
     with precision_policy(precision):
-        if len(history) and (place / LAST).is_file():
-            model = keras.models.load_model(place / LAST)
-            done = int(model.optimizer.iterations.numpy()) // training.steps(profile.batch_size)
-            history = history.head(done)  # a kill may fall between writing both
+        if going_on:
+            pieces = run.configuration.get("accumulation", 1)
+            shared = accelerators.count(profile.batch_size, pieces)
+            place = run.open()
+            with accelerators.strategy(shared):
+                model = keras.models.load_model(place / LAST)
+            updates = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+            history = read_history(place).head(updates // steps)  # a kill may fall between both
             log.info("%s: going on after epoch %d", name, len(history))
         else:
-            history = history.iloc[:0]
+            model, pieces, shared = accelerators.fitted(make, profile.batch_size)
+            if pieces > 1:
+                micro = math.ceil(profile.batch_size / pieces)
+                configuration |= {"micro_batch": micro, "accumulation": pieces}
+            run = runs.RunFolder(run.path, configuration)
+            place = run.open()
             (place / HISTORY).unlink(missing_ok=True)
-            model = models.build(recipe, data.size, augment=augment, seed=profile.seed, **options)
-            steps = training.steps(profile.batch_size) * profile.epochs
-            if start is not None:
-                _set_weights(model, start)
-            for layer in model.layers[:-1] if head_only else ():
-                layer.trainable = False
-            models.compile_model(
-                model, recipe, learning_rate=learning_rate, optimizer=optimizer, steps=steps
-            )
-        _train(model, training, validation, profile, place, history, minutes, tensorboard)
+            history = read_history(place)
+        with accelerators.strategy(shared):
+            _train(
+                model, training, validation, profile, place, history, minutes, tensorboard,
+                pieces, shared,
+            )  # fmt: skip
         best = keras.models.load_model(place / predict.WEIGHTS)
-        _finish(best, training, validation, data, configuration, place)
+        _finish(best, training, validation, data, run.configuration, place, shared)
     (place / LAST).unlink(missing_ok=True)
     return run.finish()
 
 
 def choose_precision(profile: Profile) -> str:
     """Return a profile's precision; for ``auto`` the one that is measured to be faster here."""
-    return best_precision() if profile.precision == "auto" else profile.precision
+    if profile.precision != "auto":
+        return profile.precision
+    chosen, reason = devices.choose_precision()
+    log.info("precision %s: %s", chosen, reason)
+    return chosen
 
 
 def settings(data: Data, profile: Profile) -> dict:
@@ -146,6 +189,35 @@ def weights_file(start: str | Path) -> Path:
             f"{path} does not exist; expected a finished run folder or a .keras file to start from."
         )
     return path
+
+
+def _run_folder(path: Path, configuration: dict) -> runs.RunFolder:
+    """Return the run's folder; that of an earlier start with micro-batches where there is one."""
+    wanted = runs.digest(configuration)
+    partials = sorted(path.parent.glob(f".{glob.escape(path.name)}.*.partial"))
+    for place in (path, *partials):
+        if not (place / "config.json").is_file() or (place != path and not _can_go_on(place)):
+            continue
+        found = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        common = {key: found[key] for key in found if key not in PIECES}
+        run = runs.RunFolder(path, found)
+        if runs.digest(common) == wanted and (place != path or run.kept()):
+            return run
+    return runs.RunFolder(path, configuration)
+
+
+def _can_go_on(place: Path) -> bool:
+    return bool((place / LAST).is_file() and len(read_history(place)))
+
+
+def _require_tensorboard() -> None:
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            "TensorBoard's logs were asked for and Keras writes them by TensorFlow, which is not "
+            "installed here. Install it, or leave tensorboard out."
+        ) from None
 
 
 def _set_weights(model, start: Path) -> None:
@@ -200,7 +272,7 @@ def class_weights(labels) -> dict[int, float] | None:
 
 def _train(
     model, training: Images, validation: Images, profile: Profile, place: Path,
-    history: pd.DataFrame, minutes: float | None, tensorboard: bool,
+    history: pd.DataFrame, minutes: float | None, tensorboard: bool, pieces: int, shared: int,
 ) -> None:  # fmt: skip
     keras = quiet_keras()
 
@@ -250,15 +322,24 @@ def _train(
     if tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(place / "tensorboard"))
     batch = profile.batch_size
+    most = accelerators.fit_evaluation(model, max(batch, 256), devices_used=shared)
+    given = training.batches(batch, shuffle_seed=profile.seed, first_epoch=done)
+    checked = validation.batches(most)
+    weights = class_weights(training.labels)
+    if pieces > 1 or shared > 1:
+        given = accelerators.parts(given, pieces=pieces, devices=shared, class_weight=weights)
+        weights = None
+    if shared > 1:
+        checked = accelerators.parts(checked, devices=shared)
     with runs.notebook_bar(profile.epochs - done, model.name, "epoch") as bar:
         model.fit(
-            training.batches(batch, shuffle_seed=profile.seed, first_epoch=done),
-            steps_per_epoch=training.steps(batch),
-            validation_data=validation.batches(max(batch, 256)),
+            given,
+            steps_per_epoch=training.steps(batch) * pieces,
+            validation_data=checked,
             epochs=profile.epochs,
             initial_epoch=done,
             shuffle=False,  # the batches are shuffled already
-            class_weight=class_weights(training.labels),
+            class_weight=weights,
             callbacks=callbacks,
             verbose=0,
         )
@@ -277,8 +358,9 @@ def _save(model, path: Path) -> None:
 
 
 def _finish(
-    model, training: Images, validation: Images, data: Data, configuration: dict, place: Path
-) -> None:
+    model, training: Images, validation: Images, data: Data, configuration: dict, place: Path,
+    shared: int,
+) -> None:  # fmt: skip
     """Write predictions, metrics, facts and provenance of a trained model."""
     name = configuration["name"]
     history = read_history(place)
@@ -296,6 +378,8 @@ def _finish(
             "epochs": len(history), "best_epoch": int(history["val_loss"].idxmin()) + 1,
             "seconds": round(float(history["seconds"].sum()), 1),
             "precision": configuration["precision"],
+            **{key: configuration[key] for key in PIECES if key in configuration},
+            **({"devices": shared} if shared > 1 else {}),
         },
     )  # fmt: skip
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import shutil
 from pathlib import Path
 
 import pandas as pd
 
-from w207lib import models, runs
+from w207lib import accelerators, models, runs
 from w207lib.config import Profile
 from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data
@@ -37,7 +38,9 @@ def search(
     """Search for the hyperparameters with the best validation accuracy.
 
     A search that was stopped goes on with its next trial. Combinations whose layers would
-    have no pixel left count as failed trials.
+    have no pixel left count as failed trials. Several GPUs share each batch, and a batch too
+    large for the space's largest network is cut into micro-batches in every trial, as in
+    ``train.fit``.
 
     Args:
         data: Images with splits; the test split is not read.
@@ -53,6 +56,8 @@ def search(
 
     Raises:
         ValueError: The kind or a hyperparameter is unknown, or every trial failed.
+        RuntimeError: The space's largest network does not fit the memory.
+        ImportError: Keras Tuner cannot be loaded.
     """
     space = SPACE if space is None else space
     if kind not in KINDS:
@@ -63,6 +68,7 @@ def search(
                 f"the search space has {name!r}: {values!r}; expected a list of values for each "
                 f"of {', '.join(SPACE)}."
             )
+    _require_tuner()
     precision = choose_precision(profile)
     configuration = {
         "recipe": RECIPE, "kind": kind, "space": space, "image_size": data.size,
@@ -77,14 +83,28 @@ def search(
     runs.open_log(Path(folder).parent)
     training = data.split("train", most=profile.tuning_images, seed=profile.seed)
     validation = data.split("validation", most=profile.tuning_images, seed=profile.seed)
+    batch = profile.batch_size
     with precision_policy(precision):
-        with runs.notebook_bar(profile.tuning_trials, f"{kind} search", "trial") as bar:
-            tuner = _tuner(kind, space, data.size, profile, place, bar)
+        pieces, shared, most = _fit_largest(space, data.size, batch)
+        given = training.batches(batch, shuffle_seed=profile.seed)
+        checked = validation.batches(most)
+        if pieces > 1 or shared > 1:
+            given = accelerators.parts(given, pieces=pieces, devices=shared)
+        if shared > 1:
+            checked = accelerators.parts(checked, devices=shared)
+        # Mirroring is left to the tuner, which clears the session, and a scope around it too.
+        mirrored = quiet_keras().backend.backend() == "tensorflow"
+        with (
+            accelerators.strategy(1 if mirrored else shared),
+            runs.notebook_bar(profile.tuning_trials, f"{kind} search", "trial") as bar,
+        ):
+            mirrors = shared if mirrored else 1
+            tuner = _tuner(kind, space, data.size, profile, place, bar, pieces, mirrors)
             tuner.search(
-                training.batches(profile.batch_size, shuffle_seed=profile.seed),
-                steps_per_epoch=training.steps(profile.batch_size),
+                given,
+                steps_per_epoch=training.steps(batch) * pieces,
                 shuffle=False,
-                validation_data=validation.batches(256),
+                validation_data=checked,
                 epochs=profile.tuning_epochs,
                 verbose=0,
             )
@@ -117,7 +137,48 @@ def read_best(folder: Path) -> dict:
     return best
 
 
-def _tuner(kind: str, space: dict, image_size: int, profile: Profile, place: Path, bar):
+def _require_tuner() -> None:
+    quiet_keras()
+    try:
+        import keras_tuner  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"Keras Tuner could not be loaded ({error}); the search needs it. Run: python make.py "
+            "setup"
+        ) from None
+
+
+def _fit_largest(space: dict, image_size: int, batch_size: int) -> tuple[int, int, int]:
+    """Return micro-batches, devices and images predicted at a time for a space's widest network.
+
+    Nothing global is moved by building it.
+    """
+    large = ("filters_1", "filters_2", "dense_layer_units")  # small kernels and pools leave more
+    options = {
+        name: (max if name in large else min)(values)
+        for name, values in space.items()
+        if name != "learning_rate"
+    }
+
+    def make(pieces):
+        model = models.build(RECIPE, image_size, seed=0, **options)
+        return models.compile_model(model, RECIPE, accumulate=pieces)
+
+    state = random.getstate()
+    try:
+        model, pieces, shared = accelerators.fitted(make, batch_size)
+    except ValueError:  # no pixel would be left; each trial says so
+        return 1, accelerators.count(batch_size), 256
+    finally:
+        random.setstate(state)
+    with accelerators.strategy(shared):
+        return pieces, shared, accelerators.fit_evaluation(model, devices_used=shared)
+
+
+def _tuner(
+    kind: str, space: dict, image_size: int, profile: Profile, place: Path, bar, pieces: int,
+    mirrors: int,
+):  # fmt: skip
     keras = quiet_keras()
     import keras_tuner
 
@@ -133,7 +194,7 @@ def _tuner(kind: str, space: dict, image_size: int, profile: Profile, place: Pat
             model = models.build(RECIPE, image_size, seed=profile.seed, **chosen)
         except ValueError as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from None
-        return models.compile_model(model, RECIPE, learning_rate=rate)
+        return models.compile_model(model, RECIPE, learning_rate=rate, accumulate=pieces)
 
     def logging_tuner(base):
         class Tuner(base):
@@ -153,6 +214,7 @@ def _tuner(kind: str, space: dict, image_size: int, profile: Profile, place: Pat
         "objective": keras_tuner.Objective("val_accuracy", "max"), "seed": profile.seed,
         "directory": str(place), "project_name": "keras_tuner", "overwrite": False,
         "max_consecutive_failed_trials": 20,
+        "distribution_strategy": accelerators.distribution(mirrors),
     }  # fmt: skip
     if kind == "hyperband":
         tuner = logging_tuner(keras_tuner.Hyperband)(
