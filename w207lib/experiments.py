@@ -28,8 +28,8 @@ FACTORS = ("recipe", "optimizer", "learning_rate", "augmented")
 def train_large(data: Data, profile: Profile, folder: Path, *, minutes: float | None) -> list[Path]:
     """Train the reports' large networks, each at its report's own input size.
 
-    ``w207_tuned`` at 400 pixels took 17 GB of memory, most likely when 256 images were validated at a time; by
-    itself, a step on 16 images in mixed_bfloat16 takes 2.6 GB.
+    ``w207_tuned`` at 400 pixels once took 17 GB of memory, most likely when 256 images were
+    validated at a time: a step on 16 images in mixed_bfloat16 takes 2.6 GB.
 
     Args:
         data: Images with splits, at any size.
