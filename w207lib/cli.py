@@ -60,7 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     run = _command(commands, "run", _run, "execute the notebooks on a profile's data")
-    run.add_argument("--profile", default="sample", metavar="NAME", help="sample, cifake, photos")
+    run.add_argument(
+        "--profile",
+        default="sample",
+        metavar="NAME",
+        help="sample, cifake, photos, art975, kaggle60k",
+    )
     run.add_argument("--resume", action="store_true", help="leave out what is already whole")
     run.add_argument("--only", action="append", metavar="NN", help="just this one (repeatable)")
     run.add_argument("--from", dest="first", metavar="NN", help="nothing before this one")
