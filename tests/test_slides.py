@@ -65,7 +65,7 @@ def shown(built):
 
 def titles():
     """Return the titles of the slides that the deck always has."""
-    always = re.sub(r"\{% if .*?\{% endif %\}", "", DECK, flags=re.DOTALL)
+    always = re.sub(r"\{% if .*?\{% endif -?%\}", "", DECK, flags=re.DOTALL)
     return re.findall(r"^## (.+)$", always, flags=re.MULTILINE)
 
 
