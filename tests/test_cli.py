@@ -545,3 +545,15 @@ def test_a_folder_that_is_no_training_of_a_run_is_not_exported(capsys, tmp_path,
         path.unlink()
     status, _, err = call(capsys, "export", str(folder))
     assert status == 2 and f"{missing} is missing, so it is not the folder of" in one_line(err)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGPIPE to follow")
+def test_a_reader_that_has_read_enough_is_no_error():
+    code = "from w207lib import cli; import sys; sys.exit(cli.main(['data', 'card', 'cifake']))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import re
 import shlex
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, FileNotFoundError) as error:
         print(f"w207: {_one_line(error)}", file=sys.stderr)
         return EXIT_WRONG_USE
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except OSError as error:
         what = error.strerror or str(error)
         if error.errno == errno.ENOSPC and "disk is full" not in what:
