@@ -198,6 +198,7 @@ def test_micro_batches_learn_what_the_whole_batch_would(
         assert not {"micro_batch", "devices"} & set(json.loads((whole / name).read_text()))
 
 
+@pytest.mark.slow
 def test_the_class_weights_reach_every_micro_batch(
     learnable, tiny_profile, tmp_path, room_for, monkeypatch
 ):
@@ -394,6 +395,7 @@ SPACE = {"filters_1": [2], "kernel_size_1": [3], "filters_2": [2], "kernel_size_
          "pool_size": [2], "dense_layer_units": [4], "learning_rate": [1e-2]}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_two_devices_learn_what_one_would(
     whole, learnable, tiny_profile, profile, tmp_path, backend

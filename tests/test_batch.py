@@ -416,14 +416,18 @@ def test_a_signal_ends_a_run_in_order_and_its_kernel_and_resuming_goes_on(
 @pytest.mark.parametrize("name", [name for name in batch.STOPS if hasattr(signal, name)])
 def test_the_first_signal_alone_counts_and_afterwards_all_is_as_before(name):
     number = signal.Signals[name]
-    before = signal.getsignal(number)
-    with batch._stoppable():
-        with pytest.raises(KeyboardInterrupt) as stopped:
+    usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    around = signal.signal(number, usual)  # these tests may themselves run under nohup
+    try:
+        with batch._stoppable():
+            with pytest.raises(KeyboardInterrupt) as stopped:
+                signal.raise_signal(number)
+            assert batch.exit_status(stopped.value) == 128 + number
             signal.raise_signal(number)
-        assert batch.exit_status(stopped.value) == 128 + number
-        signal.raise_signal(number)
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(number) == before
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(number) == usual
+    finally:
+        signal.signal(number, around)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
