@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import json
 import logging
@@ -168,8 +169,13 @@ def choose_precision(profile: Profile) -> str:
     if profile.precision != "auto":
         return profile.precision
     chosen, reason = devices.choose_precision()
-    log.info("precision %s: %s", chosen, reason)
+    _tell_precision(chosen, reason)
     return chosen
+
+
+@functools.lru_cache
+def _tell_precision(chosen: str, reason: str) -> None:
+    log.info("precision %s: %s", chosen, reason)  # once a process
 
 
 def settings(data: Data, profile: Profile) -> dict:
