@@ -16,7 +16,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 
@@ -137,9 +136,7 @@ class Bench:
 
     def processes(self) -> int:
         """Return how many processes decode."""
-        rows = shards.readable(self.table)
-        many = (rows["width"] * rows["height"]).sum() > shards.MANY_PIXELS or len(rows) > 4_000
-        return joblib.cpu_count() if many else 1
+        return shards.usual_processes(shards.readable(self.table))
 
     def missing_bytes(self, size: int) -> int:
         """Return the bytes of pixels that must be made; of a size that was asked for before, 0."""

@@ -125,8 +125,7 @@ def build(
     devices.require_disk(folder, count * 3 * size**2)
     folder.mkdir(parents=True, exist_ok=True)
     if processes is None:
-        many = (rows["width"] * rows["height"]).sum() > MANY_PIXELS or len(rows) > 4_000
-        processes = joblib.cpu_count() if many else 1
+        processes = usual_processes(rows)
     work = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")(
         joblib.delayed(_write)(dataset.root, part, size, _shard(folder, number))
         for number, part in todo.items()
@@ -141,6 +140,12 @@ def build(
         if other != folder:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
     return Shards(folder, size, per_shard, index)
+
+
+def usual_processes(rows: pd.DataFrame) -> int:
+    """Return how many processes decode these manifest rows: one, or one a processor."""
+    many = (rows["width"] * rows["height"]).sum() > MANY_PIXELS or len(rows) > 4_000
+    return joblib.cpu_count() if many else 1
 
 
 def find(dataset: Dataset, rows: pd.DataFrame, size: int) -> Shards | None:
