@@ -38,14 +38,12 @@ class Public:
 
     Attributes:
         handle: On Kaggle, ``owner/dataset``; None where it has none in this form.
-        folders: Its folders of classes and splits.
         generator: What made the fakes, where no folder says it; ``unknown`` if mixed or not told.
         images: About how many.
         size: About how many bytes unpacked; None where it is not known.
     """
 
     handle: str | None
-    folders: str
     generator: str
     images: int
     size: int | None
@@ -53,20 +51,16 @@ class Public:
 
 PUBLIC = {
     "kaggle60k": Public(
-        "tristanzhang32/ai-generated-images-vs-real-images", "{train,test}/{real,fake}",
-        "unknown", 60_000, None,
+        "tristanzhang32/ai-generated-images-vs-real-images", "unknown", 60_000, None,
     ),
     "cifake": Public(
-        "birdy654/cifake-real-and-ai-generated-synthetic-images", "{train,test}/{REAL,FAKE}",
-        "stable_diffusion_1.4", 120_000, 110_000_000,
+        "birdy654/cifake-real-and-ai-generated-synthetic-images", "stable_diffusion_1.4",
+        120_000, 110_000_000,
     ),
     "art975": Public(
-        "cashbowman/ai-generated-images-vs-real-images",
-        "RealArt/RealArt, AiArtData/AiArtData", "unknown", 975, None,
+        "cashbowman/ai-generated-images-vs-real-images", "unknown", 975, None,
     ),
-    "photos": Public(
-        None, "{train,test}/{REAL,FAKE}", "stable_diffusion_1", 1_400, 70_000_000
-    ),
+    "photos": Public(None, "stable_diffusion_1", 1_400, 70_000_000),
 }  # fmt: skip
 """The public data sets by name."""
 

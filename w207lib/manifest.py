@@ -132,8 +132,8 @@ def _chunk_files(dataset: Dataset, found: pd.DataFrame) -> list[tuple[Path, list
     have changed since are not found.
     """
     files = []
-    ends = (np.arange(len(found)) // CHUNK).astype(np.int64) + found["size"].cumsum() // CHUNK_BYTES
-    chunks = found[["path", "size", "modified"]].groupby(ends.to_numpy(), sort=True)
+    place = np.arange(len(found)) // CHUNK + found["size"].cumsum().to_numpy() // CHUNK_BYTES
+    chunks = found[["path", "size", "modified"]].groupby(place)
     for number, (_, rows) in enumerate(chunks):
         digest = runs.digest([VERSION, rows.to_numpy().tolist()])[:16]
         path = dataset.cache / "measured" / f"{number:05}-{digest}.parquet"
