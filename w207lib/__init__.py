@@ -6,7 +6,7 @@ further left in its own row (``tests/test_layers.py`` holds that):
 =====  ==================================================================================
 layer  modules
 =====  ==================================================================================
-0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks)
+0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks) · ``findings``
 1      ``runs`` (run folders, provenance) · ``devices`` (memory, precision) ·
        ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` · ``style`` · ``diagrams`` ·
@@ -14,9 +14,11 @@ layer  modules
        ``comparison_plots`` · ``galleries`` (images → figures) ·
        ``explain_plots`` · ``perturb`` (JPEG, blur, noise: uint8 → uint8) · ``intervals`` ·
        ``maps`` (of evidence, compared) ·
-       ``threshold`` · ``evaluate`` (predictions → metrics)
+       ``threshold`` · ``evaluate`` (predictions → metrics) · ``looks`` (at the test split)
 2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` ·
-       ``fetching`` (from Kaggle) · ``importing`` · ``clean`` · ``split``
+       ``fetching`` (from Kaggle) · ``importing`` · ``clean`` · ``split`` ·
+       ``traces`` (of storing) · ``duplicates`` · ``probes`` (of short cuts) · ``resampling`` ·
+       ``data_checks`` · ``audit`` · ``audit_plots`` · ``planting`` (faults)
 3      ``shards`` (decode once) · ``feeding`` · ``pipeline`` (manifest → tensors) ·
        ``augmentation`` · ``models`` (recipes) · ``baselines``
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
@@ -27,7 +29,8 @@ layer  modules
        ``slides`` · ``costs`` (measured here) · ``work`` · ``plans`` (what a notebook does) ·
        ``estimate`` (time, disk, memory) · ``batch`` (papermill) ·
        ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
-7      ``serve`` (the page's server) · ``cli`` · ``app`` (the page) and the notebooks
+7      ``serve`` (the page's server) · ``cli_evidence`` · ``cli`` · ``app`` (the page) and the
+       notebooks
 =====  ==================================================================================
 
 Three things carry everything: the *manifest* (one row an image), a *Keras model* that takes

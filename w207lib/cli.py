@@ -94,9 +94,34 @@ def _parser() -> argparse.ArgumentParser:
     card = _command(kinds, "card", _data_card, "print what a public data set is, and its traps")
     card.add_argument("name", metavar="NAME", help="a public data set, by name")
 
-    train = _command(commands, "train", _train, "train one recipe")
-    train.add_argument("recipe", metavar="RECIPE", help="a network or baseline, by name")
+    audit = _command(commands, "audit", _audit, "look for leaks, short cuts and faults in data")
+    audit.add_argument("place", metavar="NAME_OR_DIR", help="a data set's name, or a folder")
+    audit.add_argument("--real", metavar="GLOB", help="which paths of a folder are photographs")
+    audit.add_argument("--fake", metavar="GLOB", help="which paths of a folder are generated")
+    audit.add_argument(
+        "--predictions",
+        metavar="FILE",
+        type=Path,
+        help="a run's predictions: accuracy with and without leaked images",
+    )
+    audit.add_argument("--json", metavar="FILE", type=Path, help="write the findings there")
+    audit.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="write page, tables, figures and the images concerned there",
+    )
+
+    train = _command(commands, "train", _train, "train recipes, with one seed or several")
+    train.add_argument("recipes", metavar="RECIPE", nargs="+", help="networks or baselines by name")
     _training_options(train)
+    train.add_argument("--seeds", type=int, default=1, metavar="N",
+                       help="train each N times, with the seed and the next ones (1)")  # fmt: skip
+    train.add_argument("--minutes", type=float, metavar="N",
+                       help="begin no epoch of a network after this time")  # fmt: skip
+    train.add_argument("--patience", type=int, metavar="N", help="epochs without a better loss")
+    train.add_argument("--precision", choices=("float32", "mixed_bfloat16", "auto"),
+                       help="of a network's arithmetic (the profile's)")  # fmt: skip
     train.add_argument("--epochs", type=int, metavar="N", help="most epochs")
     train.add_argument("--batch-size", type=int, metavar="N", help="images a training step")
     train.add_argument("--learning-rate", type=float, metavar="X", help="the optimizer's rate")
@@ -116,6 +141,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--threshold", type=float, metavar="X",
                           help="instead of the one chosen on validation")  # fmt: skip
     evaluate.add_argument("--csv", metavar="FILE", type=Path, help="write all columns there")
+    evaluate.add_argument(
+        "--test",
+        action="store_true",
+        help="score the test split of a run's models first, and log it",
+    )
+    evaluate.add_argument(
+        "--page",
+        metavar="FILE",
+        type=Path,
+        help="write calibration, operating points and comparisons, too",
+    )
 
     predict = _command(commands, "predict", _predict,
                        "say of image files whether they resemble photographs or fakes")  # fmt: skip
@@ -303,29 +339,32 @@ def _settings(options, **changes):
 
 
 def _train(options) -> int:
-    from w207lib import augmentation, baselines, manifest, models, pipeline, runs, train
+    from w207lib import augmentation, baselines, experiments, models, pipeline, runs, train
 
-    settings, root = _settings(options, epochs=options.epochs, batch_size=options.batch_size)
-    classical = options.recipe in baselines.names()
-    if not classical:
-        models.build(options.recipe, settings.image_size)  # whatever is wrong shows here
+    if options.seeds < 1:
+        raise ValueError(f"--seeds {options.seeds}; expected at least 1.")
+    settings, root = _settings(
+        options, epochs=options.epochs, batch_size=options.batch_size, patience=options.patience,
+        precision=options.precision,
+    )  # fmt: skip
+    for recipe in options.recipes:
+        if recipe not in baselines.names():
+            models.build(recipe, settings.image_size)  # whatever is wrong shows here
     with runs.locked(root):
         data = pipeline.prepare(settings, root)
-        if classical:
-            measured = manifest.statistics(data.dataset)
-            folder = train.fit_baseline(options.recipe, data, measured, settings, root / "models")
-        else:
-            folder = train.fit(
-                options.recipe, data, settings, root / "models",
-                learning_rate=options.learning_rate, tensorboard=options.tensorboard,
-                augment=augmentation.DEFAULTS if options.augment else None,
-            )  # fmt: skip
-    for row in train.read_metrics(folder)["scores"]:
-        print(
-            f"{row['split']:10} accuracy {row['accuracy']:.4f} "
-            f"({row['accuracy_low']:.4f} to {row['accuracy_high']:.4f}), n {row['n']:,}"
-        )
-    print(f"run folder {folder}")
+        for folder in experiments.train_seeds(
+            options.recipes, data, settings, root / "models",
+            seeds=range(settings.seed, settings.seed + options.seeds), minutes=options.minutes,
+            learning_rate=options.learning_rate, tensorboard=options.tensorboard,
+            augment=augmentation.DEFAULTS if options.augment else None,
+        ):  # fmt: skip
+            for row in train.read_metrics(folder)["scores"]:
+                print(
+                    f"{folder.name:20} {row['split']:10} accuracy {row['accuracy']:.4f} "
+                    f"({row['accuracy_low']:.4f} to {row['accuracy_high']:.4f}), n {row['n']:,}",
+                    flush=True,
+                )
+    print(f"run folder {root}")
     return 0
 
 
@@ -341,31 +380,16 @@ def _tune(options) -> int:
     return 0
 
 
+def _audit(options) -> int:
+    from w207lib import cli_evidence
+
+    return cli_evidence.audit_data(options)
+
+
 def _evaluate(options) -> int:
-    import pandas as pd
+    from w207lib import cli_evidence
 
-    from w207lib import evaluate, report, runs
-
-    source = options.source
-    if source.is_dir():
-        table = report.predictions(source)
-    elif source.suffix in (".parquet", ".csv") and source.is_file():
-        table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
-        table = table.astype({c: object for c in table.select_dtypes("category")})
-    else:
-        raise ValueError(
-            f"{source} is no run folder and no predictions table; expected a folder such as "
-            "runs/sample, or a .parquet or .csv file."
-        )
-    scores = evaluate.score(table, by=options.by, threshold=options.threshold)
-    columns = ["model", "split", "condition", options.by, "n", "threshold", "accuracy",
-               "accuracy_low", "accuracy_high", "recall_fake", "specificity", "f1_fake",
-               "roc_auc"]  # fmt: skip
-    shown = scores[[c for c in columns if c]]
-    print(shown.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
-    if options.csv:
-        print(f"written to {runs.write_table(options.csv, scores)}")
-    return 0
+    return cli_evidence.evaluate_table(options)
 
 
 def _predict(options) -> int:
@@ -439,8 +463,6 @@ def _print_verdicts(table, judge, most: int = 100) -> None:
 
 
 def _export(options) -> int:
-    import dataclasses
-
     from w207lib import config, export, pipeline
 
     folder = options.folder.resolve()
@@ -451,12 +473,8 @@ def _export(options) -> int:
                 f"{options.folder}: {path} is missing, so it is not the folder of {what}; expected "
                 "one such as runs/cifake/models/compact."
             )
-    claimed = json.loads((root / "run.json").read_text(encoding="utf-8"))
     size = json.loads((folder / "model.json").read_text(encoding="utf-8"))["image_size"]
-    name = claimed["profile"]  # a data set's where `w207 train --data` made the run
-    settings = config.load(name if name in config.PROFILES else "sample", image_size=size)
-    if name not in config.PROFILES:
-        settings = dataclasses.replace(settings, name=name, dataset=name)
+    settings = config.of_run(root, image_size=size)
     path = export.export(
         folder, pipeline.load_data(settings, root), root=root, name=options.name,
         target=options.out, photographs=tuple(options.photographs),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import types
 import typing
@@ -150,6 +151,23 @@ def load(name: str, **overrides) -> Profile:
             )
         changes[key] = _coerce(key, value, hints[key])
     return dataclasses.replace(PROFILES[name], **changes)
+
+
+def of_run(root: Path, **overrides) -> Profile:
+    """Return the profile that a run folder is for.
+
+    Args:
+        root: A run's folder, with ``run.json``.
+        **overrides: As for ``load``.
+
+    Returns:
+        The profile; that of the sample, with the data set's name, where ``w207 train --data``
+        made the run on other data than a profile's.
+    """
+    name = json.loads((Path(root) / "run.json").read_text(encoding="utf-8"))["profile"]
+    if name in PROFILES:
+        return load(name, **overrides)
+    return dataclasses.replace(load("sample", **overrides), name=name, dataset=name)
 
 
 def _coerce(key: str, value, hint):

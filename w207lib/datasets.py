@@ -236,6 +236,12 @@ def _class_of(folder: PurePosixPath) -> tuple[str | None, str]:
     return None, ""
 
 
+def class_folder(folder: PurePosixPath) -> str:
+    """Return the folder name in a path that names a class; empty where none does."""
+    known = set().union(*CLASS_FOLDERS.values())
+    return next((part for part in reversed(folder.parts) if _normal(part) in known), "")
+
+
 def _split_of(folder: PurePosixPath) -> str:
     for part in folder.parts:
         if _normal(part) in SPLIT_FOLDERS:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from w207lib import augmentation, models, train, transfer
+from w207lib import augmentation, baselines, manifest, models, train, transfer
 from w207lib.config import Profile
 from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data
@@ -47,6 +48,43 @@ def train_large(data: Data, profile: Profile, folder: Path, *, minutes: float | 
         quiet_keras().backend.clear_session()
         gc.collect()  # the next one needs the memory
     return found
+
+
+def train_seeds(
+    recipes: Iterable[str], data: Data, profile: Profile, folder: Path, *, seeds: Iterable[int],
+    **options,
+) -> Iterator[Path]:  # fmt: skip
+    """Train recipes with several seeds on one and the same split.
+
+    The seed draws first weights, order of batches, dropout and a forest's trees; the images of
+    train and validation stay those of the profile's own seed, so that what differs is training
+    alone.
+
+    Args:
+        recipes: Networks and baselines by name.
+        data: Images with splits.
+        profile: Gives epochs, patience, batch size and precision.
+        folder: Parent of the run folders.
+        seeds: The seeds, at least one.
+        **options: As for ``train.fit``; baselines take none of them.
+
+    Yields:
+        Each run folder when it is finished, all recipes of one seed before the next. The first
+        seed's is called like its recipe, the others have ``-seedN`` behind it.
+    """
+    recipes, seeds = list(recipes), list(seeds)
+    for seed in seeds:
+        own = dataclasses.replace(profile, seed=seed)
+        for recipe in recipes:
+            suffix = "" if seed == seeds[0] else f"-seed{seed}"
+            name = recipe.replace(":", "_").lower() + suffix
+            if recipe in baselines.names():
+                measured = manifest.statistics(data.dataset)
+                yield train.fit_baseline(recipe, data, measured, own, folder, name=name)
+                continue
+            yield train.fit(recipe, data, own, folder, name=name, **options)
+            quiet_keras().backend.clear_session()
+            gc.collect()
 
 
 def factorial(

@@ -244,17 +244,7 @@ def publish(root: Path, *, target: Path | None = None) -> Path:
         ValueError: The run is not whole: a notebook failed, or there is no table of test scores.
     """
     root = Path(root)
-    for name, there in (
-        ("summary.json", (root / "summary.json").is_file()),
-        ("run.json", (root / "run.json").is_file()),
-        (METRICS, any((root / name).is_file() for name in (METRICS, LARGE, ROBUSTNESS))),
-    ):
-        if not there:
-            raise ValueError(
-                f"{root} has no {name}, so it is no whole run. Finish it first: "
-                "w207 run --profile NAME --resume"
-            )
-    summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
+    summary = _summary(root)
     unfinished = [n for n, r in summary["notebooks"].items() if r["status"] not in ("done", "kept")]
     if unfinished:
         raise ValueError(
@@ -281,13 +271,18 @@ def publish(root: Path, *, target: Path | None = None) -> Path:
         kept[column] = kept[column].astype("category")
     kept.to_parquet(staging / "predictions.parquet", index=False, compression="zstd")
     model_facts(root).to_csv(staging / "models.csv", index=False)
-    if (root / METRICS).is_file():
-        beside_reports(pd.read_csv(root / METRICS)).to_csv(staging / "reports.csv", index=False)
+    if not summary["notebooks"]:
+        scores = evaluate.score(predictions(root))
+        scores.to_csv(staging / "scores.csv", index=False)
+        comparison(scores, model_facts(root)).to_csv(staging / METRICS, index=False)
+    if (staging / METRICS).is_file():
+        beside_reports(pd.read_csv(staging / METRICS)).to_csv(staging / "reports.csv", index=False)
     timing = [
         {"notebook": row["notebook"], "seconds": row["seconds"], "status": row["status"]}
         for _, row in sorted(summary["notebooks"].items())
     ]
-    pd.DataFrame(timing).to_csv(staging / "notebooks.csv", index=False)
+    columns = ["notebook", "seconds", "status"]
+    pd.DataFrame(timing, columns=columns).to_csv(staging / "notebooks.csv", index=False)
     claim = json.loads((root / "run.json").read_text(encoding="utf-8"))
     runs.write_json(
         staging / "provenance.json",
@@ -296,6 +291,38 @@ def publish(root: Path, *, target: Path | None = None) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     staging.rename(target)
     return target
+
+
+def _summary(root: Path) -> dict:
+    """Return what a run says of itself: of its notebooks, or of its trainings alone.
+
+    Raises:
+        ValueError: It is not whole.
+    """
+    path = root / "summary.json"
+    if not (root / "run.json").is_file():
+        raise ValueError(
+            f"{root} has no run.json, so it is no run. Expected a folder such as runs/cifake."
+        )
+    if path.is_file():
+        if not any((root / name).is_file() for name in (METRICS, LARGE, ROBUSTNESS)):
+            raise ValueError(
+                f"{root} has no {METRICS}, so it is no whole run. Finish it first: "
+                "w207 run --profile NAME --resume"
+            )
+        return json.loads(path.read_text(encoding="utf-8"))
+    folders = model_folders(root)
+    unscored = [folder.name for folder in folders if not (folder / "test.parquet").is_file()]
+    if not folders or unscored:
+        raise ValueError(
+            f"{root} has no test scores of {', '.join(unscored) or 'any model'}. Score them: "
+            f"w207 evaluate {root} --test"
+        )
+    claim = json.loads((root / "run.json").read_text(encoding="utf-8"))
+    last = json.loads((folders[-1] / "provenance.json").read_text(encoding="utf-8"))
+    return {
+        "profile": claim["profile"], "notebooks": {}, "parameters": {}, "provenance": last,
+    }  # fmt: skip
 
 
 def beside_reports(table: pd.DataFrame) -> pd.DataFrame:

@@ -422,8 +422,9 @@ def read_metrics(folder: Path) -> dict:
 
 
 def fit_baseline(
-    baseline: str, data: Data, statistics: pd.DataFrame, profile: Profile, folder: Path
-) -> Path:
+    baseline: str, data: Data, statistics: pd.DataFrame, profile: Profile, folder: Path, *,
+    name: str | None = None,
+) -> Path:  # fmt: skip
     """Fit a dummy, forest or support vector machine and leave a whole run folder.
 
     Args:
@@ -432,11 +433,12 @@ def fit_baseline(
         statistics: ``manifest.statistics`` of the data set.
         profile: Gives the seed, and the most rows for the support vector machine.
         folder: Parent of the run folder.
+        name: Name of the model and of its folder; None for the baseline's.
 
     Returns:
         The run folder, as ``fit`` leaves it, but for the history, and with ``model.joblib``.
     """
-    name = baseline.replace(":", "_")
+    name = name or baseline.replace(":", "_")
     configuration = {
         "name": name, "recipe": baseline, "seed": profile.seed, "data_digest": data.digest,
         "most_rows": profile.svm_rows if baseline == "svm" else None,

@@ -1,0 +1,188 @@
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from w207lib import audit, audit_plots, config, datasets, planting
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return planting.power_law(240, SIZE, seed=1)
+
+
+def made(pictures, folder, *faults):
+    groups = [f"g{i // 4:02}" for i in range(len(pictures))]
+    test = set(groups[180:])
+    planting.clean_set(pictures, groups, folder / "set", test, seed=1)
+    random = np.random.default_rng(1)
+    planted = {
+        name: planting.FAULTS[name][0](folder / "set", rate, random) for name, rate in faults
+    }
+    dataset = datasets.Dataset("planted", folder / "set", folder / "cache")
+    return audit.audit(dataset, processes=1), planted
+
+
+@pytest.fixture(scope="module")
+def clean(pictures, tmp_path_factory):
+    return made(pictures, tmp_path_factory.mktemp("clean"))[0]
+
+
+FAULTS = (
+    ("exact copies in test", 0.1), ("near copies in test", 0.1), ("copies in both classes", 0.05),
+    ("groups in both splits", 0.05), ("tint", 1.0), ("EXIF", 1.0), ("unreadable files", 0.05),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def faulty(pictures, tmp_path_factory):
+    return made(pictures, tmp_path_factory.mktemp("faulty"), *FAULTS)
+
+
+def test_in_a_clean_set_it_finds_nothing(clean):
+    assert [f.title for f in clean.findings if f.found] == []
+    assert not clean.severe and len(clean.findings) >= 12
+
+
+def test_it_finds_every_planted_fault(faulty):
+    done, planted = faulty
+    assert done.severe
+    for name, _ in FAULTS:
+        _, checks, by_row = planting.FAULTS[name]
+        hits = [f for f in done.findings if f.check in checks and f.found]
+        assert hits, name
+        if by_row and name not in ("exact copies in test", "groups in both splits"):
+            rows = set().union(*(f.rows["path"] for f in hits))
+            readable = set(planted[name]) - set(planted["unreadable files"])
+            readable = set(planted[name]) if name == "unreadable files" else readable
+            assert len(readable & rows) >= 0.8 * len(readable), name
+
+
+def test_its_numbers_are_those_that_others_rely_on(clean, faulty):
+    expected = {"exact_duplicates", "cross_split_exact_duplicates", "near_duplicates", "unreadable",
+                "metadata_probe_auroc", "lowpass_probe_auroc"}  # fmt: skip
+    assert expected <= set(clean.numbers)
+    assert clean.numbers["exact_duplicates"] == {"train": 0, "test": 0}
+    assert clean.numbers["unreadable"] == clean.numbers["near_duplicates"] == 0
+    assert 0.3 < clean.numbers["lowpass_probe_auroc"] < 0.65
+    done, planted = faulty
+    assert done.numbers["unreadable"] == len(planted["unreadable files"])
+    assert done.numbers["cross_split_exact_duplicates"] >= 5
+    assert done.numbers["lowpass_probe_auroc"] > 0.75
+
+
+def test_its_json_is_plain_and_whole(faulty):
+    done, _ = faulty
+    text = json.dumps(audit.as_json(done), allow_nan=False)
+    read = json.loads(text)
+    assert read["name"] == "planted" and len(read["findings"]) == len(done.findings)
+    severe = [f for f in read["findings"] if f["severity"] == "severe"]
+    assert severe and read["findings"][0] in severe
+    assert all(f["title"] and isinstance(f["rows"], int) for f in read["findings"])
+
+
+def test_the_page_names_every_finding_worst_first(faulty):
+    done, _ = faulty
+    text = "\n".join(audit.lines(done))
+    places = [text.index(f.title) for f in done.findings]
+    assert places == sorted(places)
+    assert "SEVERE" in text.split("\n")[2]
+
+
+def test_what_is_written_is_read_again(faulty, tmp_path):
+    done, _ = faulty
+    files = audit.write(done, tmp_path / "out")
+    audit_plots.save(done.numbers, done.tables, tmp_path / "out")
+    assert {p.name for p in files} >= {"audit.md", "audit.json", "probes.csv", "by_class.csv",
+                                       "rows_unreadable.csv"}  # fmt: skip
+    assert {"probes.png", "copies.png", "spectra.png"} <= {
+        p.name for p in (tmp_path / "out").iterdir()
+    }
+    numbers, tables = audit.read(tmp_path / "out")
+    assert numbers["unreadable"] == done.numbers["unreadable"]
+    assert tables["probes"].shape == done.tables["probes"].shape
+    page = files[0].read_text(encoding="utf-8")
+    assert page.startswith("# Audit of planted") and "nan" not in page.split("## What")[0]
+
+
+def test_without_splits_all_counts_as_one(pictures, tmp_path):
+    planting.clean_set(pictures[:60], [f"{i}" for i in range(60)], tmp_path / "set", set(), seed=1)
+    for name in ("REAL", "FAKE"):
+        (tmp_path / "set/train" / name).rename(tmp_path / "set" / name)
+    (tmp_path / "set" / datasets.SIDECAR).unlink()
+    done = audit.audit(datasets.Dataset("x", tmp_path / "set", tmp_path / "cache"), processes=1)
+    assert done.numbers["exact_duplicates"] == {"all": 0}
+    assert done.numbers["cross_split_exact_duplicates"] == 0
+
+
+def predictions(done_paths, scores, split="test"):
+    return pd.DataFrame(
+        {"path": done_paths, "label": [1, 1, 0, 0], "generator": ["g", "g", "real", "real"],
+         "split": split, "model": "m", "condition": "clean", "score": scores}
+    )  # fmt: skip
+
+
+def test_accuracy_is_given_with_and_without_leaked_images():
+    table = predictions(["a", "b", "c", "d"], [0.9, 0.2, 0.1, 0.7])
+    row = audit.without_leaks(table, ["a"]).iloc[0]
+    assert (row["n"], row["accuracy"], row["leaked"]) == (4, 0.5, 1)
+    assert row["accuracy_leaked"] == 1 and row["accuracy_without"] == pytest.approx(1 / 3)
+    assert row["low_without"] < 1 / 3 < row["high_without"]
+    none = audit.without_leaks(table, []).iloc[0]
+    assert none["accuracy"] == none["accuracy_without"] and np.isnan(none["accuracy_leaked"])
+
+
+def test_the_threshold_comes_from_validation():
+    table = pd.concat(
+        [predictions(list("abcd"), [0.9, 0.2, 0.1, 0.15]),
+         predictions(list("efgh"), [0.8, 0.2, 0.1, 0.1], "validation")]
+    )  # fmt: skip
+    row = audit.without_leaks(table, []).iloc[0]
+    assert 0.1 < row["threshold"] < 0.2 and row["accuracy"] == 1
+
+
+def test_predictions_of_other_images_are_refused():
+    table = predictions(["a", "b", "c", "d"], [0.9, 0.2, 0.1, 0.7])
+    with pytest.raises(ValueError, match="2 of unknown images, first c"):
+        audit.without_leaks(table, [], {"a", "b"})
+    with pytest.raises(ValueError, match="no row came in clean test rows"):
+        audit.without_leaks(table.assign(split="train"), [])
+
+
+def test_a_folder_needs_no_import_and_is_not_written_to(pictures, tmp_path, monkeypatch):
+    planting.clean_set(pictures[:20], ["g"] * 20, tmp_path / "set", set(), seed=1)
+    monkeypatch.setattr(config, "data_root", lambda: tmp_path / "data")
+    dataset = audit.find(str(tmp_path / "set"))
+    assert dataset.root == tmp_path / "set" and dataset.real is None
+    assert (tmp_path / "data") in dataset.cache.parents
+    with_globs = audit.find(str(tmp_path / "set"), real="*/REAL/*", fake="*/FAKE/*")
+    assert with_globs.cache != dataset.cache
+    assert audit.audit(dataclasses.replace(dataset), processes=1).numbers["images"] == 20
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere",), "neither a data set nor a folder"),
+        (("sample", "*", None), "one of --real and --fake came"),
+        (("sample", "a", "b"), "came with sample"),
+    ],
+)
+def test_wrong_places_are_explained(words, message):
+    place, real, fake = (*words, None, None)[:3]
+    with pytest.raises(ValueError, match=message):
+        audit.find(place, real=real, fake=fake)
+
+
+def test_plots_show_what_the_tables_say(clean):
+    ax = audit_plots.plot_probes(pd.concat([clean.tables["probes"].assign(data=n) for n in "ab"]))
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]
+    assert len(ax.get_yticklabels()) == 3
+    ax = audit_plots.plot_spectra(clean.tables["spectra"])
+    assert {"REAL", "FAKE"} <= {line.get_label() for line in ax.get_lines()}
+    ax = audit_plots.plot_copies(audit_plots.copies(clean.numbers))
+    assert {bar.get_width() for bar in ax.patches} == {0}
