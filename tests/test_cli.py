@@ -15,7 +15,7 @@ from w207lib import batch, cli, detector, importing, pipeline, runs, train, tune
 COMMANDS = [
     [], ["run"], ["data"], ["data", "add"], ["data", "list"], ["data", "card"],
     ["train"], ["tune"], ["evaluate"],
-    ["publish"], ["notebooks"], ["doctor"], ["predict"], ["export"],
+    ["publish"], ["audit"], ["notebooks"], ["doctor"], ["predict"], ["export"],
 ]  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def test_words_that_are_no_command_exit_with_2(capsys, words):
      ("tune --data none", "data set 'none' is unknown"),
      ("evaluate nowhere.csv", "nowhere.csv is no run folder and no predictions table"),
      ("evaluate .", "no finished model"),
-     ("publish nowhere", "nowhere has no summary.json, so it is no whole run"),
+     ("publish nowhere", "nowhere has no run.json, so it is no run"),
      ("data add x nowhere.zip", "nowhere.zip does not exist"),
      ("data add a/b notebooks", "a data set cannot be called 'a/b'"),
      ("data add x", "no SOURCE was given for 'x'; expected a folder, an archive or kaggle:owner"),
@@ -290,7 +290,7 @@ def test_a_baseline_is_trained_and_evaluated_by_commands(capsys, imported, tmp_p
     words = ["train", "random_forest", "--data", "mine", "--image-size", "8", "--out"]
     status, out, _ = call(capsys, *words, str(imported))
     assert status == 0 and f"run folder {imported / 'models' / 'random_forest'}" in out
-    assert [line.split()[0] for line in out.splitlines()[:2]] == ["train", "validation"]
+    assert [line.split()[1] for line in out.splitlines()[:2]] == ["train", "validation"]
     status, out, _ = call(capsys, "evaluate", str(imported), "--csv", str(tmp_path / "s.csv"))
     assert status == 0 and f"written to {tmp_path / 's.csv'}" in out
     scores = pd.read_csv(tmp_path / "s.csv")

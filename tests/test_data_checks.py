@@ -125,8 +125,8 @@ FACTS = pd.DataFrame({"fact": ["format", "width"], "auroc": [0.9, 0.5]})
 @pytest.mark.parametrize(
     ("values", "severities"),
     [
-        ({}, ["fine", "fine", "fine"]), ({"container": 0.54}, ["warning", "fine", "fine"]),
-        ({"container": 0.9, "metadata": 0.9}, ["severe", "fine", "fine"]),
+        ({}, ["fine", "fine", "fine"]), ({"container": 0.54}, ["warning", "fine"]),
+        ({"container": 0.9, "metadata": 0.9}, ["severe", "fine"]),
         ({"metadata": 0.6}, ["fine", "warning", "fine"]),
         ({"lowpass": 0.8}, ["fine", "fine", "severe"]),
         ({"lowpass": 0.61}, ["fine", "fine", "fine"]),

@@ -106,9 +106,20 @@ def plot_copies(copies: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def save(numbers: dict, tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Draw an audit's figures into a folder: ``probes.png``, ``copies.png``, ``spectra.png``."""
+    """Draw an audit's figures into a folder, those that it has the numbers for.
+
+    Args:
+        numbers: Of the audit.
+        tables: Likewise.
+        folder: Gets ``copies.png``, ``probes.png`` and ``spectra.png``.
+
+    Returns:
+        The files.
+    """
     style.use_style()
-    drawn = {"probes": plot_probes(tables["probes"]), "copies": plot_copies(copies(numbers))}
+    drawn = {"copies": plot_copies(copies(numbers))}
+    if tables["probes"]["auroc"].notna().any():
+        drawn["probes"] = plot_probes(tables["probes"])
     if len(tables["spectra"]):
         drawn["spectra"] = plot_spectra(tables["spectra"])
     paths = []

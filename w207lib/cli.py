@@ -364,7 +364,7 @@ def _train(options) -> int:
                     f"({row['accuracy_low']:.4f} to {row['accuracy_high']:.4f}), n {row['n']:,}",
                     flush=True,
                 )
-    print(f"run folder {root}")
+            print(f"run folder {folder}", flush=True)
     return 0
 
 

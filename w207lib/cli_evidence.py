@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -46,7 +47,8 @@ def evaluate_table(options) -> int:
         folder = source if source.is_dir() else source.parent
         for finding in looks.judge(runs.test_scorings(folder), finished(folder)):
             if finding.severity != "fine":
-                print(f"{finding.severity.upper():8} {finding.title}. {finding.text}")
+                words = f"{finding.severity.upper():8} {finding.title}. {finding.text}"
+                print(words, file=sys.stderr)  # the table stays a table for whoever pipes it
     if options.csv:
         print(f"written to {runs.write_table(options.csv, scores)}")
     if options.page:

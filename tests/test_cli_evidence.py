@@ -1,0 +1,102 @@
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from w207lib import cli, config, datasets, report, runs
+
+
+def w207(capsys, *words):
+    status = cli.main(list(map(str, words)))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two seeds of a baseline, trained on the sample by the command line."""
+    root = tmp_path_factory.mktemp("run") / "baselines"
+    words = ["train", "random_forest", "dummy:stratified", "--seeds", "2", "--out", str(root)]
+    assert cli.main(words) == 0
+    return root
+
+
+def test_an_audit_prints_its_page_writes_its_numbers_and_says_severe(capsys, tmp_path):
+    status, out, _ = w207(capsys, "audit", "sample-faulty", "--json", tmp_path / "a.json",
+                          "--out", tmp_path / "page")  # fmt: skip
+    assert status == 1 and "SEVERE" in out and "8 files cannot be read" in out
+    numbers = json.loads((tmp_path / "a.json").read_text())
+    assert numbers["unreadable"] == 8 and numbers["exact_duplicates"] == {"all": 4}
+    assert numbers["lowpass_probe_auroc"] is None
+    assert (tmp_path / "page/audit.md").is_file() and (tmp_path / "page/copies.png").is_file()
+
+
+def test_a_folder_is_audited_where_it_lies(capsys, tmp_path, monkeypatch):
+    source = datasets.locate("sample-faulty").root
+    shutil.copytree(source / "REAL", tmp_path / "set/a")
+    shutil.copytree(source / "FAKE", tmp_path / "set/b")
+    monkeypatch.setattr(config, "data_root", lambda: tmp_path / "data")
+    before = sorted(p.name for p in (tmp_path / "set").rglob("*"))
+    status, out, _ = w207(capsys, "audit", tmp_path / "set", "--real", "a/*", "--fake", "b/*")
+    assert status == 1 and "audit of set: all 21 REAL, 21 FAKE" in out
+    assert sorted(p.name for p in (tmp_path / "set").rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("audit nowhere", "'nowhere' is neither a data set nor a folder"),
+        ("audit sample --real a", "one of --real and --fake came"),
+        ("audit sample --json no/where.json", "--json no/where.json: expected a file"),
+        ("audit sample --predictions README.md", "no run folder and no predictions table"),
+        ("evaluate data --test", "which is no run folder (it has no run.json)"),
+        ("train svm --seeds 0", "--seeds 0; expected at least 1"),
+        ("train svm nosuch", "recipe 'nosuch' is unknown"),
+    ],
+)
+def test_wrong_use_gets_one_sentence(capsys, words, message):
+    status, out, err = w207(capsys, *words.split())
+    assert status == 2 and out == "" and message in err and err.count("\n") == 1
+
+
+def test_several_seeds_stand_side_by_side(trained):
+    names = {folder.name for folder in report.model_folders(trained)}
+    assert names == {"random_forest", "random_forest-seed208", "dummy_stratified",
+                     "dummy_stratified-seed208"}  # fmt: skip
+    tables = report.predictions(trained)
+    scores = tables.pivot(index=["path", "split"], columns="model", values="score")
+    assert not scores["random_forest"].equals(scores["random_forest-seed208"])
+    assert scores.notna().all().all(), "both seeds have the same images in the same splits"
+
+
+def test_test_is_scored_once_logged_and_published(trained, capsys, tmp_path):
+    unscored, _, err = w207(capsys, "publish", trained, "--name", "nothing")
+    assert unscored == 2 and "has no test scores of" in err and "--test" in err
+    status, out, err = w207(capsys, "evaluate", trained, "--test")
+    assert status == 0 and "4 models scored on this test split, 4 times in all" in err
+    assert "WARNING" not in err and "scored on" not in out
+    assert w207(capsys, "evaluate", trained, "--test")[0] == 0
+    assert len(runs.test_scorings(trained)) == 4, "a second look is no new scoring"
+    target = report.publish(trained, target=tmp_path / "published")
+    metrics = pd.read_csv(target / "metrics.csv")
+    assert len(metrics) == 4 and metrics["test"].between(0.3, 0.9).all()
+    assert (target / "scores.csv").is_file() and (target / "provenance.json").is_file()
+    status, again, _ = w207(capsys, "evaluate", target)
+    assert status == 0 and "random_forest-seed208" in again
+
+
+def test_training_after_a_look_is_warned_of(trained, capsys):
+    w207(capsys, "evaluate", trained, "--test")
+    log = trained / runs.TEST_LOG
+    first = json.loads(log.read_text().splitlines()[0])
+    log.write_text(json.dumps(first | {"time": "2020-01-01T00:00:00+00:00"}) + "\n")
+    _, _, err = w207(capsys, "evaluate", trained)
+    assert "WARNING  training ended after the first look at test" in err
+
+
+def test_a_table_without_a_log_is_told_of(trained, capsys, tmp_path):
+    w207(capsys, "evaluate", trained, "--test")
+    report.predictions(trained).to_parquet(tmp_path / "table.parquet")
+    _, _, err = w207(capsys, "evaluate", tmp_path / "table.parquet")
+    assert "no test scoring is written down here" in err
