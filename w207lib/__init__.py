@@ -14,7 +14,10 @@ layer  modules
        ``comparison_plots`` · ``galleries`` (images → figures) ·
        ``explain_plots`` · ``perturb`` (JPEG, blur, noise: uint8 → uint8) · ``intervals`` ·
        ``maps`` (of evidence, compared) ·
-       ``threshold`` · ``evaluate`` (predictions → metrics) · ``looks`` (at the test split)
+       ``threshold`` · ``evaluate`` (predictions → metrics) · ``calibration`` ·
+       ``selective`` · ``operating`` (points) · ``comparing`` · ``evaluation_plots`` ·
+       ``claims`` (what reported numbers imply) · ``checks_plots`` ·
+       ``looks`` (at the test split)
 2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` ·
        ``fetching`` (from Kaggle) · ``importing`` · ``clean`` · ``split`` ·
        ``traces`` (of storing) · ``duplicates`` · ``probes`` (of short cuts) · ``resampling`` ·
@@ -23,12 +26,13 @@ layer  modules
        ``augmentation`` · ``models`` (recipes) · ``baselines``
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
        ``train`` · ``tune``
-5      ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·
+5      ``checks`` (of reports) · ``model_checks`` · ``planted`` (mistakes) ·
+       ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·
        ``generators`` (making fakes)
-6      ``report`` (tables, pages) · ``drawings`` (one function a figure) · ``figures`` ·
-       ``slides`` · ``costs`` (measured here) · ``work`` · ``plans`` (what a notebook does) ·
-       ``estimate`` (time, disk, memory) · ``batch`` (papermill) ·
-       ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
+6      ``report`` (tables, pages) · ``evaluation_page`` · ``drawings`` (one function a figure) ·
+       ``evidence_drawings`` · ``figures`` · ``slides`` · ``costs`` (measured here) · ``work`` ·
+       ``plans`` (what a notebook does) · ``estimate`` (time, disk, memory) ·
+       ``batch`` (papermill) · ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
 7      ``serve`` (the page's server) · ``cli_evidence`` · ``cli`` · ``app`` (the page) and the
        notebooks
 =====  ==================================================================================

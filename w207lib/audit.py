@@ -321,7 +321,7 @@ def read(folder: Path) -> tuple[dict, dict[str, pd.DataFrame]]:
 def _page(done: Audit) -> str:
     tables = done.tables
     parts = [
-        f"# Audit of {done.name}\n", _markdown(tables["counts"]),
+        f"# Audit of {done.name}\n", as_markdown(tables["counts"]),
         "\n*severe*: a score on these data misleads; *warning*: it may; *note*: worth knowing; "
         "*fine*: checked, nothing found.\n",
     ]  # fmt: skip
@@ -332,19 +332,20 @@ def _page(done: Audit) -> str:
     parts += [
         "\n## Guesses that should not work\n",
         "Cross-validated by group, 95 % intervals. `metadata` is `container` and the bytes.\n",
-        _markdown(tables["probes"].round(3)), "\n## What differs between the classes\n",
-        _markdown(tables["by_class"].round(3)),
+        as_markdown(tables["probes"].round(3)), "\n## What differs between the classes\n",
+        as_markdown(tables["by_class"].round(3)),
     ]  # fmt: skip
     if len(tables["filters"]):
         best = tables["filters"].groupby("class_name").head(3)
-        parts += ["\n## Scaling filters whose spectrum is nearest\n", _markdown(best.round(3))]
+        parts += ["\n## Scaling filters whose spectrum is nearest\n", as_markdown(best.round(3))]
     if "leaked" in tables:
         parts += ["\n## Accuracy with and without leaked test images\n",
-                  _markdown(tables["leaked"].round(4))]  # fmt: skip
+                  as_markdown(tables["leaked"].round(4))]  # fmt: skip
     return "\n".join(parts) + "\n"
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def as_markdown(table: pd.DataFrame) -> str:
+    """Return a table as Markdown, each value as ``str`` shows it."""
     rows = [list(map(str, table.columns)), ["---"] * table.shape[1]]
     rows += [[str(v).replace("|", "\\|") for v in row] for row in table.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

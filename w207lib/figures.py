@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from w207lib import config, drawings, runs, style
+from w207lib import config, drawings, evidence_drawings, runs, style  # noqa: F401  (registers)
 
 DPI = 150
 INDEX = "figures.json"

@@ -242,6 +242,20 @@ def _notebook_09(plan):
     return items
 
 
+def _notebook_11(plan):
+    p = plan.settings()
+    few = plan.most("validation", plan.given["most"])
+    training, tried = (plan.most(name, 1_500) for name in ("train", "validation"))
+    epochs = plan.given["epochs"]
+    rows = plan.counts["train"] + plan.counts["validation"]
+    return [
+        Decode(p.image_size), Decode(32),
+        Train(_network(p, "two_conv", 32), training, 0, epochs, kept=False),
+        Predict(_network(p, "two_conv", 32), tried, epochs),
+        Predict(_network(p, "w207_simple"), few, 10), Forest(rows), Forest(rows), Fixed(20),
+    ]  # fmt: skip
+
+
 SEARCHED = (_notebook_05, _notebook_06, _notebook_07, _notebook_08)
 """Those that train or look at the search's networks."""
 WORK = {
@@ -254,5 +268,6 @@ WORK = {
     "07_what_does_it_look_at": _notebook_07,
     "08_how_easily_is_it_fooled": _notebook_08,
     "09_does_transfer_help": _notebook_09,
+    "11_what_would_have_caught_it": _notebook_11,
 }
 """What each notebook does, by the name of its file."""
