@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import audit, audit_plots, config, datasets, planting
+from w207lib import audit, audit_page, audit_plots, config, datasets, planting
 
 SIZE = 32
 
@@ -77,7 +77,7 @@ def test_its_numbers_are_those_that_others_rely_on(clean, faulty):
 
 def test_its_json_is_plain_and_whole(faulty):
     done, _ = faulty
-    text = json.dumps(audit.as_json(done), allow_nan=False)
+    text = json.dumps(audit_page.as_json(done), allow_nan=False)
     read = json.loads(text)
     assert read["name"] == "planted" and len(read["findings"]) == len(done.findings)
     severe = [f for f in read["findings"] if f["severity"] == "severe"]
@@ -87,7 +87,7 @@ def test_its_json_is_plain_and_whole(faulty):
 
 def test_the_page_names_every_finding_worst_first(faulty):
     done, _ = faulty
-    text = "\n".join(audit.lines(done))
+    text = "\n".join(audit_page.lines(done))
     places = [text.index(f.title) for f in done.findings]
     assert places == sorted(places)
     assert "SEVERE" in text.split("\n")[2]
@@ -95,14 +95,14 @@ def test_the_page_names_every_finding_worst_first(faulty):
 
 def test_what_is_written_is_read_again(faulty, tmp_path):
     done, _ = faulty
-    files = audit.write(done, tmp_path / "out")
+    files = audit_page.write(done, tmp_path / "out")
     audit_plots.save(done.numbers, done.tables, tmp_path / "out")
     assert {p.name for p in files} >= {"audit.md", "audit.json", "probes.csv", "by_class.csv",
                                        "rows_unreadable.csv"}  # fmt: skip
     assert {"probes.png", "copies.png", "spectra.png"} <= {
         p.name for p in (tmp_path / "out").iterdir()
     }
-    numbers, tables = audit.read(tmp_path / "out")
+    numbers, tables = audit_page.read(tmp_path / "out")
     assert numbers["unreadable"] == done.numbers["unreadable"]
     assert tables["probes"].shape == done.tables["probes"].shape
     page = files[0].read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ layer  modules
 2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` ·
        ``fetching`` (from Kaggle) · ``importing`` · ``clean`` · ``split`` ·
        ``traces`` (of storing) · ``duplicates`` · ``probes`` (of short cuts) · ``resampling`` ·
-       ``data_checks`` · ``audit`` · ``audit_plots`` · ``planting`` (faults)
+       ``data_checks`` · ``audit`` · ``audit_page`` · ``audit_plots`` · ``planting`` (faults)
 3      ``shards`` (decode once) · ``feeding`` · ``pipeline`` (manifest → tensors) ·
        ``augmentation`` · ``models`` (recipes) · ``baselines``
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
@@ -29,8 +29,9 @@ layer  modules
 5      ``checks`` (of reports) · ``model_checks`` · ``planted`` (mistakes) ·
        ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·
        ``generators`` (making fakes)
-6      ``report`` (tables, pages) · ``evaluation_page`` · ``drawings`` (one function a figure) ·
-       ``evidence_drawings`` · ``figures`` · ``slides`` · ``costs`` (measured here) · ``work`` ·
+6      ``recipes`` (beside the reports) · ``report`` (tables, pages) · ``evaluation_page`` ·
+       ``drawings`` (one function a figure) · ``evidence_drawings`` · ``figures`` ·
+       ``slides`` · ``costs`` (measured here) · ``work`` ·
        ``plans`` (what a notebook does) · ``estimate`` (time, disk, memory) ·
        ``batch`` (papermill) · ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
 7      ``serve`` (the page's server) · ``cli_evidence`` · ``cli`` · ``app`` (the page) and the

@@ -153,6 +153,9 @@ def _parser() -> argparse.ArgumentParser:
         help="write calibration, operating points and comparisons, too",
     )
 
+    evaluate.add_argument("--audit", metavar="DIR", type=Path,
+                          help="an audit's folder: the page leaves leaked ones out")  # fmt: skip
+
     predict = _command(commands, "predict", _predict,
                        "say of image files whether they resemble photographs or fakes")  # fmt: skip
     predict.add_argument("paths", metavar="PATH", nargs="+",
@@ -485,12 +488,13 @@ def _export(options) -> int:
 
 
 def _publish(options) -> int:
-    from w207lib import config, report
+    from w207lib import config, recipes, report
 
     if options.name and not re.fullmatch(r"[\w-]+", options.name):
         raise ValueError(f"--name {options.name!r}; expected letters, digits, _ and -.")
     target = config.results_root() / options.name if options.name else None
     print(f"published to {report.publish(options.folder, target=target)}")
+    recipes.write()
     report.fill_readme()
     return 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import audit, evaluate, looks, report, runs
+from w207lib import audit, audit_page, evaluate, looks, report, runs
 
 
 def audit_data(options) -> int:
@@ -19,13 +19,13 @@ def audit_data(options) -> int:
     table = None if options.predictions is None else read_predictions(options.predictions)
     dataset = audit.find(options.place, real=options.real, fake=options.fake)
     done = audit.audit(dataset, predictions=table)
-    print("\n".join(audit.lines(done)))
+    print("\n".join(audit_page.lines(done)))
     if options.json:
-        runs.write_json(options.json, audit.as_json(done))
+        runs.write_json(options.json, audit_page.as_json(done))
     if options.out:
         from w207lib import audit_plots
 
-        page = audit.write(done, options.out)[0]
+        page = audit_page.write(done, options.out)[0]
         audit_plots.save(done.numbers, done.tables, options.out)
         print(f"page {page}")
     return 1 if done.severe else 0
@@ -34,6 +34,11 @@ def audit_data(options) -> int:
 def evaluate_table(options) -> int:
     """Print metrics of a run or of a predictions table, and what the test log says."""
     source = options.source
+    if options.audit and not (options.audit / audit_page.NUMBERS).is_file():
+        raise ValueError(
+            f"--audit {options.audit} has no {audit_page.NUMBERS}; expected a folder that "
+            "w207 audit --out has written."
+        )
     if options.test:
         score_test(source)
     table = read_predictions(source)
@@ -54,7 +59,9 @@ def evaluate_table(options) -> int:
     if options.page:
         from w207lib import evaluation_page
 
-        print(f"page {evaluation_page.write(table, options.page, source=source)}")
+        leaked = audit_page.leaked_paths(options.audit) if options.audit else ()
+        page = evaluation_page.write(table, options.page, source=source, leaked=leaked)
+        print(f"page {page}")
     return 0
 
 

@@ -206,7 +206,9 @@ def _threshold(folder: Path, model: str) -> float:
     return evaluate.choose_threshold(table[table["model"] == model])
 
 
-@figure("history_w207_simple.csv", "history_w207_tuned.csv", of_run=True)
+@figure(
+    "history_w207_simple.csv", "history_w207_tuned.csv", needs=("notebooks.csv",), of_run=True
+)  # fmt: skip
 def learning_curves(folder: Path) -> Figure:
     """Accuracy by epoch of both networks."""
     drawn, axes = style.new_grid(1, 2, WIDE, sharey=True)
@@ -227,25 +229,25 @@ def _confusion(folder: Path, model: str) -> Figure:
     return _half(plots.plot_confusion, counts)
 
 
-@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv", "notebooks.csv"), of_run=True)
 def confusion_simple(folder: Path) -> Figure:
     """The simple network's confusion matrix on test."""
     return _confusion(folder, "w207_simple")
 
 
-@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv", "notebooks.csv"), of_run=True)
 def confusion_tuned(folder: Path) -> Figure:
     """The tuned network's confusion matrix on test."""
     return _confusion(folder, "w207_tuned")
 
 
-@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv", "notebooks.csv"), of_run=True)
 def roc(folder: Path) -> Figure:
     """ROC curves on test."""
     return _half(plots.plot_roc, evaluate.roc_curve(_tested(folder, *_CURVES)))
 
 
-@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv", "notebooks.csv"), of_run=True)
 def precision_recall(folder: Path) -> Figure:
     """Precision-recall curves on test."""
     drawn = _half(plots.plot_precision_recall, evaluate.pr_curve(_tested(folder, *_CURVES)))
@@ -253,14 +255,14 @@ def precision_recall(folder: Path) -> Figure:
     return drawn
 
 
-@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv", "notebooks.csv"), of_run=True)
 def scores(folder: Path) -> Figure:
     """The tuned network's scores on test, by class."""
     rows, threshold = _tested(folder, "w207_tuned"), _threshold(folder, "w207_tuned")
     return _half(plots.plot_score_histogram, rows, threshold)
 
 
-@figure("metrics.csv", of_run=True)
+@figure("metrics.csv", needs=("notebooks.csv",), of_run=True)
 def accuracies(folder: Path) -> Figure:
     """Every model's test accuracy with its interval."""
     table = pd.read_csv(folder / "metrics.csv").dropna(subset=["test_auc"])  # not the eye
@@ -269,7 +271,7 @@ def accuracies(folder: Path) -> Figure:
     return _half(plots.plot_interval_comparison, table)
 
 
-@figure("reports.csv", of_run=True)
+@figure("reports.csv", needs=("notebooks.csv",), of_run=True)
 def claims(folder: Path) -> Figure:
     """Our test accuracies beside what the reports said, on their own data."""
     table = pd.read_csv(folder / "reports.csv")
@@ -288,7 +290,7 @@ def claims(folder: Path) -> Figure:
     return drawn
 
 
-@figure("predictions.parquet", needs=("metrics.csv",), of_run=True)
+@figure("predictions.parquet", needs=("metrics.csv", "notebooks.csv"), of_run=True)
 def errors(folder: Path) -> Figure:
     """The tuned network's wrong calls on test, by what the image shows or by its class."""
     rows, threshold = _tested(folder, "w207_tuned"), _threshold(folder, "w207_tuned")

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from w207lib import calibration, comparing, evaluate, looks, operating, runs, selective
-from w207lib.audit import as_markdown, without_leaks
+from w207lib.audit import without_leaks
+from w207lib.audit_page import as_markdown
 
 UNSURE_ERROR = 0.02
 """Share of wrong verdicts that the unsure band allows on validation, for each class."""

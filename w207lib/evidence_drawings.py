@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from w207lib import audit, audit_plots, config, evaluation_plots, style
+from w207lib import audit_page, audit_plots, config, evaluation_plots, style
 from w207lib.drawings import HALF, WIDE, figure
 
 AUDITED = ("sample", "cifake", "photos")
 _AUDITS = "results/audit"
-_REPORTS = "results/reports"
+_RECIPES = "results/recipes"
 
 
 def _audited(name: str, table: str) -> pd.DataFrame:
@@ -37,7 +37,7 @@ def audit_probes() -> Figure:
 @figure(f"{_AUDITS}/cifake/audit.json")
 def audit_copies() -> Figure:
     """Exact and near copies in CIFAKE."""
-    text = (config.home() / _AUDITS / "cifake" / audit.NUMBERS).read_text(encoding="utf-8")
+    text = (config.home() / _AUDITS / "cifake" / audit_page.NUMBERS).read_text(encoding="utf-8")
     return _drawn(audit_plots.plot_copies, audit_plots.copies(json.loads(text)))
 
 
@@ -57,19 +57,19 @@ def audit_spectra() -> Figure:
     return drawn
 
 
-@figure(f"{_REPORTS}/page_scores.csv", f"{_REPORTS}/page_points.csv")
-def reports_points() -> Figure:
+@figure(f"{_RECIPES}/evaluation_scores.csv", f"{_RECIPES}/evaluation_points.csv")
+def recipes_points() -> Figure:
     """Photographs kept against fakes found, at the frozen threshold and at 1 and 5 %."""
-    table = pd.read_csv(config.home() / _REPORTS / "page_points.csv")
+    table = pd.read_csv(config.home() / _RECIPES / "evaluation_points.csv")
     names = ("random_forest", "two_conv", "w207_tuned", "deep_vgg")
     shown = table[table["model"].isin(names)]
     return _drawn(evaluation_plots.plot_operating_points, shown, size=WIDE)
 
 
-@figure(f"{_REPORTS}/page_reliability.csv")
-def reports_reliability() -> Figure:
+@figure(f"{_RECIPES}/evaluation_reliability.csv")
+def recipes_reliability() -> Figure:
     """Scores against shares of fakes, before and after the temperature."""
-    table = pd.read_csv(config.home() / _REPORTS / "page_reliability.csv")
+    table = pd.read_csv(config.home() / _RECIPES / "evaluation_reliability.csv")
     table = table[table["model"].isin(["random_forest", "three_conv"])]
     drawn, axes = style.new_grid(1, 2, WIDE)
     for kind, ax in zip(("as they come", "with temperature"), axes, strict=True):
@@ -78,26 +78,27 @@ def reports_reliability() -> Figure:
     return drawn
 
 
-@figure(f"{_REPORTS}/page_objects.csv")
-def reports_objects() -> Figure:
+@figure(f"{_RECIPES}/evaluation_objects.csv")
+def recipes_objects() -> Figure:
     """Photographs kept and fakes found of each of CIFAKE's object classes."""
-    table = pd.read_csv(config.home() / _REPORTS / "page_objects.csv")
+    table = pd.read_csv(config.home() / _RECIPES / "evaluation_objects.csv")
     best = table[table["model"] == table["model"].iloc[0]]
     return _drawn(evaluation_plots.plot_by_class, best, size=(HALF[0], 5.4))
 
 
-@figure(f"{_REPORTS}/page_paired.csv")
-def reports_paired() -> Figure:
+@figure(f"{_RECIPES}/evaluation_paired.csv")
+def recipes_paired() -> Figure:
     """Every recipe's accuracy against that of the one that validation prefers."""
     return _drawn(
-        evaluation_plots.plot_paired, pd.read_csv(config.home() / _REPORTS / "page_paired.csv")
+        evaluation_plots.plot_paired,
+        pd.read_csv(config.home() / _RECIPES / "evaluation_paired.csv"),
     )
 
 
-@figure(f"{_REPORTS}/table.csv")
-def reports_claims() -> Figure:
+@figure(f"{_RECIPES}/table.csv")
+def recipes_claims() -> Figure:
     """The reports' accuracies beside ours, ours with intervals and every seed."""
-    return plot_claims(pd.read_csv(config.home() / _REPORTS / "table.csv"))
+    return plot_claims(pd.read_csv(config.home() / _RECIPES / "table.csv"))
 
 
 def plot_claims(table: pd.DataFrame) -> Figure:

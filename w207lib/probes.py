@@ -19,6 +19,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from threadpoolctl import threadpool_limits
 
 from w207lib import intervals
 from w207lib.schema import CLASS_NAMES, FAKE, REAL
@@ -33,6 +34,7 @@ PROBES = ("container", "metadata", "lowpass")
 FOLDS = 5
 MOST_ROWS = 20_000
 """More rows than this are drawn by group: the interval is ±0.01 wide by then."""
+FEW_ROWS = 5_000
 LOWPASS_SIDE = 8
 LEAST_PER_CLASS = 20
 
@@ -151,9 +153,11 @@ def _auroc(x, label, group, name, seed) -> tuple[float, tuple[float, float]]:
         max_iter=60, min_samples_leaf=20, max_leaf_nodes=15, random_state=seed
     )
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    score = cross_val_predict(
-        model, x, label, groups=group, cv=split, method="predict_proba"
-    )[:, FAKE]  # fmt: skip
+    threads = 1 if len(x) < FEW_ROWS else None  # more would only wait for each other
+    with threadpool_limits(threads, user_api="openmp"):
+        score = cross_val_predict(
+            model, x, label, groups=group, cv=split, method="predict_proba"
+        )[:, FAKE]  # fmt: skip
     return float(roc_auc_score(label, score)), intervals.auc(label, score, group)
 
 

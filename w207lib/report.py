@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from w207lib import config, evaluate, runs, train
+from w207lib import audit_page, config, evaluate, recipes, runs, train
 
 METRICS = "metrics.csv"
 ROBUSTNESS = "robustness.csv"
@@ -281,8 +281,8 @@ def publish(root: Path, *, target: Path | None = None) -> Path:
         {"notebook": row["notebook"], "seconds": row["seconds"], "status": row["status"]}
         for _, row in sorted(summary["notebooks"].items())
     ]
-    columns = ["notebook", "seconds", "status"]
-    pd.DataFrame(timing, columns=columns).to_csv(staging / "notebooks.csv", index=False)
+    if timing:  # else `w207 train` made the run
+        pd.DataFrame(timing).to_csv(staging / "notebooks.csv", index=False)
     claim = json.loads((root / "run.json").read_text(encoding="utf-8"))
     runs.write_json(
         staging / "provenance.json",
@@ -358,10 +358,16 @@ def fill_readme(path: Path | None = None) -> str:
         folder = config.results_root() / match["profile"]
         if not (folder / METRICS).is_file():
             return match[0]
-        return f"{match['start']}\n{_markdown_results(folder)}\n{match['end']}"
+        of_recipes = folder.name == recipes.FOLDER
+        text = recipes.markdown(folder) if of_recipes else _markdown_results(folder)
+        return f"{match['start']}\n{text}\n{match['end']}"
 
     pattern = r"(?P<start><!-- results:(?P<profile>\w+) -->).*?(?P<end><!-- end -->)"
     new = re.sub(pattern, block, old, flags=re.DOTALL)
+    audits = config.results_root() / "audit"
+    if audits.is_dir():
+        block = f"<!-- audit -->\n{audit_page.overview(audits)}\n<!-- end -->"
+        new = re.sub(r"<!-- audit -->.*?<!-- end -->", lambda _: block, new, flags=re.DOTALL)
     if new != old:
         with runs.replacing(path) as temporary:
             temporary.write_text(new, encoding="utf-8")
