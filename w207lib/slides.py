@@ -93,14 +93,17 @@ def facts(profile: str) -> dict:
     Returns:
         By name: each folder of ``results/`` (its tables by their first columns, its JSON files,
         and from its predictions ``scores`` and ``confusion``), ``run``, ``profile``, ``about``
-        (the profile's data, in words), ``reports``, ``report0``, ``sample``, ``models`` (cards
+        (the profile's data, in words), ``reports``, ``report0``, ``sample``, ``audits`` (by data
+        set), ``models`` (cards
         of shipped models) and ``figures`` (names).
 
     Raises:
         ValueError: No run of that profile is published.
     """
     home = config.home()
-    found = {p.name: _run_facts(p) for p in sorted(config.results_root().glob("*/"))}
+    found = {
+        p.name: _run_facts(p) for p in sorted(config.results_root().glob("*/")) if p.name != "audit"
+    }
     if "provenance" not in found.get(profile, ()):
         whole = [name for name, facts in found.items() if "provenance" in facts]
         raise ValueError(
@@ -115,6 +118,10 @@ def facts(profile: str) -> dict:
         "sample": {
             "images": len(images), "photographs": images["group"].nunique(),
             "gates": _read(home / "data/sample/gates.json"),
+        },
+        "audits": {
+            path.parent.name: _read(path)
+            for path in sorted(config.results_root().glob("audit/*/audit.json"))
         },
         "models": {p.stem: _read(p) for p in sorted((home / "data/models").glob("*.json"))},
         "figures": sorted(figures.find()),
