@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from w207lib import audit, datasets, manifest, planting, runs
+from w207lib import audit, datasets, faults, manifest, runs
 
 RATES = (0.02, 0.1, 0.25, 0.5, 1.0)
 SMALL = (0.01, 0.05, 0.2)
@@ -27,7 +27,7 @@ SMALL = (0.01, 0.05, 0.2)
 def photographs(name: str, seed: int) -> tuple[list[np.ndarray], list[str], set[str]]:
     if name == "random":
         groups = [f"g{i // 8:03}" for i in range(800)]
-        return planting.power_law(800, 64, seed=seed), groups, {f"g{i:03}" for i in range(80, 100)}
+        return faults.power_law(800, 64, seed=seed), groups, {f"g{i:03}" for i in range(80, 100)}
     dataset = datasets.locate("sample")
     table = manifest.load(dataset)
     table = table[table["class_name"] == "REAL"]
@@ -61,7 +61,7 @@ def main() -> None:
         folder = Path(place) / "set"
         for name in options.sets or ["sample", "random"]:
             for seed in range(options.clean):
-                planting.clean_set(*_arguments(name, 1000 + seed, folder))
+                faults.clean_set(*_arguments(name, 1000 + seed, folder))
                 started = time.perf_counter()
                 done = audited(folder)
                 false = [f.check for f in done.findings if f.found]
@@ -69,14 +69,14 @@ def main() -> None:
                              "planted": 0, "found": np.nan, "checks": len(done.findings),
                              "false": len(false), "which": " ".join(false),
                              "seconds": time.perf_counter() - started})  # fmt: skip
-            for fault, (plant, checks, by_row) in planting.FAULTS.items():
+            for fault, (plant, checks, by_row) in faults.FAULTS.items():
                 if options.only and fault not in options.only:
                     continue
                 if (name, fault) == ("sample", "aliased fakes"):
                     continue  # half of its 32 pixels have too little spectrum
                 for rate in SMALL if by_row else RATES:
                     for seed in range(options.trials):
-                        planting.clean_set(*_arguments(name, seed, folder))
+                        faults.clean_set(*_arguments(name, seed, folder))
                         planted = plant(folder, rate, np.random.default_rng(seed))
                         started = time.perf_counter()
                         done = audited(folder)

@@ -5,24 +5,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import audit, audit_page, audit_plots, config, datasets, planting
+from w207lib import audit, audit_page, audit_plots, config, datasets, faults
 
 SIZE = 32
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    return planting.power_law(240, SIZE, seed=1)
+    return faults.power_law(240, SIZE, seed=1)
 
 
 def made(pictures, folder, *faults):
     groups = [f"g{i // 4:02}" for i in range(len(pictures))]
     test = set(groups[180:])
-    planting.clean_set(pictures, groups, folder / "set", test, seed=1)
+    faults.clean_set(pictures, groups, folder / "set", test, seed=1)
     random = np.random.default_rng(1)
-    planted = {
-        name: planting.FAULTS[name][0](folder / "set", rate, random) for name, rate in faults
-    }
+    planted = {name: faults.FAULTS[name][0](folder / "set", rate, random) for name, rate in faults}
     dataset = datasets.Dataset("planted", folder / "set", folder / "cache")
     return audit.audit(dataset, processes=1), planted
 
@@ -52,7 +50,7 @@ def test_it_finds_every_planted_fault(faulty):
     done, planted = faulty
     assert done.severe
     for name, _ in FAULTS:
-        _, checks, by_row = planting.FAULTS[name]
+        _, checks, by_row = faults.FAULTS[name]
         hits = [f for f in done.findings if f.check in checks and f.found]
         assert hits, name
         if by_row and name not in ("exact copies in test", "groups in both splits"):
@@ -110,7 +108,7 @@ def test_what_is_written_is_read_again(faulty, tmp_path):
 
 
 def test_without_splits_all_counts_as_one(pictures, tmp_path):
-    planting.clean_set(pictures[:60], [f"{i}" for i in range(60)], tmp_path / "set", set(), seed=1)
+    faults.clean_set(pictures[:60], [f"{i}" for i in range(60)], tmp_path / "set", set(), seed=1)
     for name in ("REAL", "FAKE"):
         (tmp_path / "set/train" / name).rename(tmp_path / "set" / name)
     (tmp_path / "set" / datasets.SIDECAR).unlink()
@@ -154,7 +152,7 @@ def test_predictions_of_other_images_are_refused():
 
 
 def test_a_folder_needs_no_import_and_is_not_written_to(pictures, tmp_path, monkeypatch):
-    planting.clean_set(pictures[:20], ["g"] * 20, tmp_path / "set", set(), seed=1)
+    faults.clean_set(pictures[:20], ["g"] * 20, tmp_path / "set", set(), seed=1)
     monkeypatch.setattr(config, "data_root", lambda: tmp_path / "data")
     dataset = audit.find(str(tmp_path / "set"))
     assert dataset.root == tmp_path / "set" and dataset.real is None

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from w207lib import duplicates, images, planting
+from w207lib import duplicates, faults, images
 
 RANDOM = np.random.default_rng(207)
 
@@ -64,7 +64,7 @@ def test_a_radius_beyond_the_words_reach_is_refused():
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_no_image_has_no_copy(n):
-    pictures = planting.power_law(n, 32, seed=1)
+    pictures = faults.power_law(n, 32, seed=1)
     thumbnails = small(pictures) if n else np.empty((0, 16, 16, 3), np.uint8)
     assert duplicates.near_pairs(table(pictures), thumbnails).empty
 
@@ -82,7 +82,7 @@ def changed(pixels, how):
 
 @pytest.mark.parametrize("how", ["saved", "brightened", "scaled"])
 def test_near_copies_are_found_and_others_are_not(how):
-    pictures = planting.power_law(60, 64, seed=2)
+    pictures = faults.power_law(60, 64, seed=2)
     copies = [changed(p, how) for p in pictures[:20]]
     every = [*pictures, *copies]
     pairs = duplicates.near_pairs(table(every), small(every))
@@ -93,7 +93,7 @@ def test_near_copies_are_found_and_others_are_not(how):
 
 
 def test_flat_pictures_and_exact_copies_are_no_near_copies():
-    picture = planting.power_law(1, 32, seed=3)[0]
+    picture = faults.power_law(1, 32, seed=3)[0]
     flat = [np.full((32, 32, 3), level, np.uint8) for level in (100, 101)]
     every = [picture, picture.copy(), *flat]
     assert duplicates.near_pairs(table(every), small(every)).empty
@@ -101,11 +101,11 @@ def test_flat_pictures_and_exact_copies_are_no_near_copies():
 
 def test_as_many_thumbnails_as_rows_are_needed():
     with pytest.raises(ValueError, match="1 thumbnails came for 2 images"):
-        duplicates.near_pairs(table(planting.power_law(2, 32, seed=1)), np.zeros((1, 16, 16, 3)))
+        duplicates.near_pairs(table(faults.power_law(2, 32, seed=1)), np.zeros((1, 16, 16, 3)))
 
 
 def test_pairs_that_hang_together_are_one_group():
-    frame = table(planting.power_law(6, 32, seed=4), ["test", *["train"] * 5])
+    frame = table(faults.power_law(6, 32, seed=4), ["test", *["train"] * 5])
     pairs = pd.DataFrame({"first": [0, 1, 4], "second": [1, 2, 5]})
     groups = duplicates.near_groups(frame, pairs)
     assert groups.groupby("group")["path"].apply(list).tolist() == [

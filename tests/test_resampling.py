@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from w207lib import planting, resampling
+from w207lib import faults, resampling
 
 
 @pytest.fixture(scope="module")
 def large():
-    return planting.power_law(60, 192, seed=11)
+    return faults.power_law(60, 192, seed=11)
 
 
 @pytest.mark.parametrize("name", resampling.FAMILIES)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from w207lib import clean, datasets, manifest, planting, traces
+from w207lib import clean, datasets, faults, manifest, traces
 
 
 def stored(image, kind="JPEG", **options):
@@ -16,7 +16,7 @@ def stored(image, kind="JPEG", **options):
 
 @pytest.fixture
 def picture():
-    return Image.fromarray(planting.power_law(1, 64, seed=5)[0])
+    return Image.fromarray(faults.power_law(1, 64, seed=5)[0])
 
 
 @pytest.mark.parametrize("quality", [1, 10, 50, 75, 92, 95, 100])
@@ -62,7 +62,7 @@ def test_the_thumbnail_is_upright_and_like_the_picture(picture):
 
 
 def test_a_large_jpeg_is_scaled_while_it_is_decoded():
-    large = Image.fromarray(planting.power_law(1, 512, seed=6)[0])
+    large = Image.fromarray(faults.power_law(1, 512, seed=6)[0])
     _, small = traces.header_and_thumbnail(stored(large, quality=95))
     expected = np.asarray(large.resize((16, 16), Image.Resampling.BOX)).astype(int)
     assert np.abs(small.astype(int) - expected).mean() < 3

@@ -21,7 +21,7 @@ layer  modules
 2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` ·
        ``fetching`` (from Kaggle) · ``importing`` · ``clean`` · ``split`` ·
        ``traces`` (of storing) · ``duplicates`` · ``probes`` (of short cuts) · ``resampling`` ·
-       ``data_checks`` · ``audit`` · ``audit_page`` · ``audit_plots`` · ``planting`` (faults)
+       ``data_checks`` · ``audit`` · ``audit_page`` · ``audit_plots`` · ``faults`` (planted in data)
 3      ``shards`` (decode once) · ``feeding`` · ``pipeline`` (manifest → tensors) ·
        ``augmentation`` · ``models`` (recipes) · ``baselines``
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·

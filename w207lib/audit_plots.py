@@ -45,7 +45,7 @@ def plot_probes(probes: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axvline(0.5, color="#222222", linewidth=1.2, linestyle="--")
     ax.set_yticks(range(len(names)), [PROBE_NAMES[name] for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set(xlabel="AUROC of a guess that sees no fine detail (0.5: chance)")
+    ax.set(xlabel="AUROC of the guess (0.5: chance)")
     ax.set_xlim(min(0.45, rows["low"].min() - 0.02), max(0.7, rows["high"].max() + 0.02))
     ax.grid(axis="y", visible=False)
     if len(data) > 1:
@@ -91,7 +91,7 @@ def plot_copies(copies: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = style.new_axes(ax, (8, 1.6 + 0.8 * len(copies)))
     place = np.arange(len(copies))
     for (column, label), shift, colour in zip(
-        (("exact", "the same pixels"), ("near", "nearly the same")), (-0.2, 0.2),
+        (("exact", "same pixels"), ("near", "near copies")), (-0.2, 0.2),
         ("#222222", "#8B6F00"), strict=True,
     ):  # fmt: skip
         bars = ax.barh(place + shift, copies[column], 0.38, color=colour, label=label)

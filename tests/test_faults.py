@@ -2,15 +2,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import datasets, planting
+from w207lib import datasets, faults
 from w207lib.images import read_image
 
 
 @pytest.fixture
 def folder(tmp_path):
-    pictures = planting.power_law(40, 32, seed=1)
+    pictures = faults.power_law(40, 32, seed=1)
     groups = [f"g{i // 4}" for i in range(40)]
-    return planting.clean_set(pictures, groups, tmp_path / "set", {"g8", "g9"}, seed=1)
+    return faults.clean_set(pictures, groups, tmp_path / "set", {"g8", "g9"}, seed=1)
 
 
 def paths(folder):
@@ -26,18 +26,18 @@ def test_a_clean_set_is_balanced_within_each_group_and_split_by_group(folder):
 
 
 def test_the_lots_follow_the_seed(tmp_path):
-    pictures = planting.power_law(12, 32, seed=1)
+    pictures = faults.power_law(12, 32, seed=1)
     made = [
-        paths(planting.clean_set(pictures, ["g"] * 12, tmp_path / name, set(), seed=seed))
+        paths(faults.clean_set(pictures, ["g"] * 12, tmp_path / name, set(), seed=seed))
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert made[0] == made[1] != made[2]
 
 
-@pytest.mark.parametrize("fault", planting.FAULTS)
+@pytest.mark.parametrize("fault", faults.FAULTS)
 def test_every_fault_changes_just_what_it_says(folder, fault):
     before = {path: (folder / path).read_bytes() for path in paths(folder)}
-    plant, checks, _ = planting.FAULTS[fault]
+    plant, checks, _ = faults.FAULTS[fault]
     planted = plant(folder, 0.5, np.random.default_rng(1))
     after = {path: (folder / path).read_bytes() for path in paths(folder)}
     changed = {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
@@ -53,15 +53,15 @@ def test_every_fault_changes_just_what_it_says(folder, fault):
 
 
 def test_half_means_half(folder):
-    assert len(planting.unreadable(folder, 0.5, np.random.default_rng(1))) == 20
-    assert len(planting.missing_fakes(folder, 0.5, np.random.default_rng(1))) == 10
+    assert len(faults.unreadable(folder, 0.5, np.random.default_rng(1))) == 20
+    assert len(faults.missing_fakes(folder, 0.5, np.random.default_rng(1))) == 10
 
 
 def test_exact_copies_have_the_same_pixels_and_near_ones_have_not(folder):
     random = np.random.default_rng(1)
-    (copy,) = planting.exact_copies(folder, 0.1, random)
+    (copy,) = faults.exact_copies(folder, 0.1, random)
     original = copy.replace("test/", "train/").replace("copy_", "")
     assert (read_image(folder / copy) == read_image(folder / original)).all()
-    (near,) = planting.near_copies(folder, 0.1, random)
+    (near,) = faults.near_copies(folder, 0.1, random)
     original = near.replace("test/", "train/").replace("copy_", "")
     assert not np.array_equal(read_image(folder / near), read_image(folder / original))
