@@ -15,12 +15,12 @@ def pictures():
     return faults.power_law(240, SIZE, seed=1)
 
 
-def made(pictures, folder, *faults):
+def made(pictures, folder, *planned):
     groups = [f"g{i // 4:02}" for i in range(len(pictures))]
     test = set(groups[180:])
     faults.clean_set(pictures, groups, folder / "set", test, seed=1)
     random = np.random.default_rng(1)
-    planted = {name: faults.FAULTS[name][0](folder / "set", rate, random) for name, rate in faults}
+    planted = {name: faults.FAULTS[name][0](folder / "set", rate, random) for name, rate in planned}
     dataset = datasets.Dataset("planted", folder / "set", folder / "cache")
     return audit.audit(dataset, processes=1), planted
 
