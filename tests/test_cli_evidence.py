@@ -70,6 +70,14 @@ def test_several_seeds_stand_side_by_side(trained):
     assert scores.notna().all().all(), "both seeds have the same images in the same splits"
 
 
+def test_a_training_is_kept_if_asked_for(trained, monkeypatch):
+    monkeypatch.setenv(runs.RESUME_VARIABLE, "")  # put back afterwards
+    words = ["train", "random_forest", "--out", str(trained)]
+    made = (trained / "models/random_forest/metrics.json").stat().st_mtime_ns
+    assert cli.main([*words, "--resume"]) == 0
+    assert (trained / "models/random_forest/metrics.json").stat().st_mtime_ns == made
+
+
 def test_test_is_scored_once_logged_and_published(trained, capsys, tmp_path):
     unscored, _, err = w207(capsys, "publish", trained, "--name", "nothing")
     assert unscored == 2 and "has no test scores of" in err and "--test" in err

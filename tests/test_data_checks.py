@@ -159,6 +159,10 @@ def test_spectra_of_other_families_are_told():
     assert only(data_checks.resampling(other, far)).severity == "warning"
     strange = {"REAL": fits("antialiased"), "FAKE": fits("antialiased", 0.3)}
     assert only(data_checks.resampling(strange, far)).severity == "warning"
+    tie = pd.concat([fits("aliased", 0.03), fits("unscaled", 0.05)], ignore_index=True)
+    near = {"REAL": fits("unscaled"), "FAKE": tie}
+    assert only(data_checks.resampling(near, far)).severity == "fine"
+    assert only(data_checks.resampling({"REAL": tie, "FAKE": tie}, far)).severity == "fine"
     aliased = data_checks.resampling({"REAL": fits("aliased"), "FAKE": fits("aliased")}, far)
     assert [f.check for f in aliased if f.found] == ["aliasing"]
     assert data_checks.resampling({}, far) == []

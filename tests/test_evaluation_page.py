@@ -88,19 +88,19 @@ def test_the_page_states_every_table_and_its_limits(predictions, tmp_path):
     assert {"page_scores.csv", "page_paired.csv", "page_calibration.csv"} <= names
 
 
-def test_images_in_groups_get_clustered_limits_and_tests(tmp_path):
+def test_images_in_groups_get_clustered_limits_and_tests():
     both = pd.concat([table(1, 2, "good", group=True), table(3, 1, "poor", group=True)])
     made = evaluation_page.tables(both)
     assert (made["scores"]["groups"] == 50).all()
     assert made["paired"]["p_groups"].notna().all()
-    page = evaluation_page.page(made, runs.test_scorings(tmp_path), "x")
+    page = evaluation_page.page(made, [], "x")
     assert "in 50 independent groups" in page and "Several seeds" not in page
 
 
-def test_one_model_has_no_other_to_be_compared_with(tmp_path):
+def test_one_model_has_no_other_to_be_compared_with():
     made = evaluation_page.tables(table(1, 2, "good"))
     assert made["paired"].empty
-    assert "Each against" not in evaluation_page.page(made, runs.test_scorings(tmp_path), "x")
+    assert "Each against" not in evaluation_page.page(made, [], "x")
 
 
 def test_without_validation_it_says_so(predictions):

@@ -66,3 +66,13 @@ def test_it_reads_what_the_runs_write(tmp_path):
     for digest in ("1", "2"):
         runs.log_test_scoring(tmp_path, model="a", model_digest=digest, data_digest="d")
     assert "retrained_after_a_look" in found(looks.judge(runs.test_scorings(tmp_path)))
+
+
+def test_looks_of_other_runs_at_the_same_split_are_told(log):
+    own = log(("2026-01-02T00:00:00+00:00", "a", "1", "d"))
+    same = log(("2026-01-02T00:00:00+00:00", "b", "2", "d"),
+               ("2026-01-02T00:00:00+00:00", "c", "3", "d"))  # fmt: skip
+    other = log(("2026-01-02T00:00:00+00:00", "b", "2", "e"))
+    (finding,) = looks.elsewhere(own, {"first": same, "second": other})
+    assert finding.title.endswith(": first (2)")
+    assert looks.elsewhere(own, {"second": other}) == looks.elsewhere(own.head(0), {}) == []

@@ -52,7 +52,7 @@ def test_the_nearest_pixel_folds_a_pattern_that_smooth_filters_remove():
 
 
 def test_an_unknown_filter_is_named():
-    with pytest.raises(ValueError, match="'cubic' came; expected one of nearest"):
+    with pytest.raises(ValueError, match="'cubic' came; expected one of none"):
         resampling.scale(np.zeros((8, 8, 3), np.uint8), 4, "cubic")
 
 

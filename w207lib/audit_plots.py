@@ -18,7 +18,7 @@ PROBE_NAMES = {
     "container": "how files are stored", "metadata": "… and their bytes",
     "lowpass": "8 × 8 thumbnail",
 }  # fmt: skip
-_FAMILY_STYLES = {
+_FAMILY_STYLES = {  # the unscaled are the line itself
     "aliased": ("#7F7F7F", ":"), "antialiased": ("#009E73", "--"), "enlarged": ("#CC79A7", "-."),
 }  # fmt: skip
 

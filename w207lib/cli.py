@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     _training_options(train)
     train.add_argument("--seeds", type=int, default=1, metavar="N",
                        help="train each N times, with the seed and the next ones (1)")  # fmt: skip
+    train.add_argument("--resume", action="store_true", help="leave out what is already whole")
     train.add_argument("--minutes", type=float, metavar="N",
                        help="begin no epoch of a network after this time")  # fmt: skip
     train.add_argument("--patience", type=int, metavar="N", help="epochs without a better loss")
@@ -346,6 +347,8 @@ def _train(options) -> int:
 
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}; expected at least 1.")
+    if options.resume:
+        os.environ[runs.RESUME_VARIABLE] = "1"
     settings, root = _settings(
         options, epochs=options.epochs, batch_size=options.batch_size, patience=options.patience,
         precision=options.precision,

@@ -24,6 +24,8 @@ UNREADABLE = 0.01
 """Share of unreadable files in a class above which they are severe."""
 PROBE_LIMITS = {"container": (0.51, 0.6), "metadata": (0.53, 0.75), "lowpass": (0.6, 0.75)}
 """Where the lower limit of a probe's interval lies above these it is a warning, and severe."""
+TIE = 0.04
+"""Distances of two spectra that differ by less do not tell families of filters apart."""
 SIZE_RATIO = 1.1
 """Ratio of the classes' median sides from which they are scaled differently."""
 
@@ -263,32 +265,39 @@ def resampling(fits: Mapping[str, pd.DataFrame], far: float) -> list[Finding]:
     """
     if len(fits) < 2:
         return []
-    best = {name: table.iloc[0] for name, table in fits.items()}
-    named = {
-        name: row["family"] if row["distance"] <= far else "like no known filter"
-        for name, row in best.items()
-    }
     said = "; ".join(
-        f"{name} {named[name]} (nearest: {row['filter']}, distance {row['distance']:.3f})"
-        for name, row in best.items()
+        f"{name} {_family(table, far)} (nearest: {table['filter'].iloc[0]}, distance "
+        f"{table['distance'].iloc[0]:.3f})"
+        for name, table in fits.items()
     )
+    likely = {name: _likely(table, far) for name, table in fits.items()}
     found = []
-    if len(set(named.values())) > 1:
+    if set.intersection(*likely.values()) or not any(likely.values()):
+        found.append(_fine("resampling", f"both classes' fine detail: {said}"))
+    else:
         found.append(Finding(
             "resampling", "warning", f"fine detail differs as after different scaling: {said}",
             "Either the classes were scaled differently, or the generator leaves this mark; the "
             "spectrum cannot tell which. A network will learn it in both cases.",
             "Scale both classes from their originals with one antialiasing filter and look again.",
         ))  # fmt: skip
-    else:
-        found.append(_fine("resampling", f"both classes' fine detail: {said}"))
-    if named.get("REAL") == "aliased":
+    if likely.get("REAL") == {"aliased"}:
         found.append(Finding(
             "aliasing", "warning", "photographs' spectra end as after a resize that aliases",
             "A resize that does not antialias folds fine detail into false patterns, much like "
             "those that generators leave.", "Resize with an antialiasing filter.",
         ))  # fmt: skip
     return found
+
+
+def _family(fit: pd.DataFrame, far: float) -> str:
+    return fit["family"].iloc[0] if fit["distance"].iloc[0] <= far else "like no known filter"
+
+
+def _likely(fit: pd.DataFrame, far: float) -> set[str]:
+    """Return the families whose best filter is about as near as the nearest; none beyond far."""
+    best = fit.groupby("family")["distance"].min()
+    return set(best.index[best <= min(far, best.min() + TIE)])
 
 
 def _own_group(manifest: pd.DataFrame) -> pd.Series:

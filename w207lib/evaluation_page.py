@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from w207lib import calibration, comparing, evaluate, looks, operating, runs, selective
+from w207lib import calibration, comparing, config, evaluate, looks, operating, runs, selective
 from w207lib.audit import without_leaks
 from w207lib.audit_page import as_markdown
+from w207lib.findings import Finding
 
 UNSURE_ERROR = 0.02
 """Share of wrong verdicts that the unsure band allows on validation, for each class."""
@@ -102,15 +103,20 @@ def write(
     for name, table in made.items():
         if len(table):
             runs.write_table(path.with_name(f"{path.stem}_{name}.csv"), table.round(6))
-    log = runs.test_scorings(source if source and Path(source).is_dir() else path.parent)
+    folder = Path(source) if source and Path(source).is_dir() else path.parent
+    log = runs.test_scorings(folder)
+    beside = {p.parent.name: runs.test_scorings(p.parent)
+              for p in sorted(config.results_root().glob(f"*/{runs.TEST_LOG}"))
+              if p.parent.resolve() != folder.resolve()}  # fmt: skip
+    told = [*looks.judge(log), *looks.elsewhere(log, beside)]
     with runs.replacing(path) as temporary:
         name = title or (Path(source).name if source else path.stem)
-        temporary.write_text(page(made, log, name), encoding="utf-8")
+        temporary.write_text(page(made, told, name), encoding="utf-8")
     return path
 
 
-def page(made: dict[str, pd.DataFrame], log: pd.DataFrame, title: str) -> str:
-    """Return the page of ``tables`` as Markdown."""
+def page(made: dict[str, pd.DataFrame], told: Sequence[Finding], title: str) -> str:
+    """Return the page of ``tables`` as Markdown; ``told`` is what ``looks`` says."""
     scores = made["scores"]
     test = scores[scores["split"] == "test"]
     chosen = preferred(scores[scores["model"] == scores["model"].map(comparing.family)])
@@ -123,7 +129,7 @@ def page(made: dict[str, pd.DataFrame], log: pd.DataFrame, title: str) -> str:
         "intervals; for images in groups they are clustered by group. Thresholds, temperatures, "
         f"bands and the preferred model ({chosen}, by validation AUC) were chosen on validation "
         "alone.\n",
-        *(f"- {finding.title}. {finding.text}" for finding in looks.judge(log)),
+        *(f"- {finding.title}. {finding.text}" for finding in told),
         "\n## Accuracy at the frozen threshold\n",
         "The threshold maximises balanced accuracy on validation.\n",
         as_markdown(pd.DataFrame({

@@ -60,3 +60,30 @@ def judge(log: pd.DataFrame, finished: dict[str, str] | None = None) -> list[Fin
         "validation." if models > 1 else "",
     ))  # fmt: skip
     return found
+
+
+def elsewhere(log: pd.DataFrame, others: dict[str, pd.DataFrame]) -> list[Finding]:
+    """Say how often other runs scored the same test split.
+
+    Args:
+        log: This run's, from ``runs.test_scorings``.
+        others: The logs of other runs, by their names.
+
+    Returns:
+        One finding, or none where no other run did.
+    """
+    if log.empty:
+        return []
+    data = log["data_digest"].iloc[-1]
+    counts = {
+        name: other.loc[other["data_digest"] == data, "model_digest"].nunique()
+        for name, other in others.items()
+    }
+    listed = ", ".join(f"{name} ({n})" for name, n in counts.items() if n)
+    if not listed:
+        return []
+    return [Finding(
+        "test_scorings_elsewhere", "note",
+        f"other runs scored models on the same test split: {listed}",
+        "Whoever chose by those scores has used it, too.",
+    )]  # fmt: skip

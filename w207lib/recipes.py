@@ -57,8 +57,8 @@ def markdown(folder: Path) -> str:
     """
     rows = pd.read_csv(folder / TABLE)
     lines = [
-        "| recipe | trained on | parameters | epochs | test, 95 % interval | over seeds | "
-        "its report said | positive class there |",
+        "| recipe | trained on | parameters | epochs | test accuracy, 95 % interval | sd (seeds) | "
+        "its report said | its positive class |",
         "|---|---|--:|--:|--:|--:|---|---|",
     ]
     for row in rows.to_dict("records"):
@@ -78,9 +78,12 @@ def markdown(folder: Path) -> str:
             f"| {name} | {data} | {count} | {epochs} | {test} | {spread} | {said} | {positive} |"
         )
     stopped = rows.dropna(subset=["unfinished"])
-    reasons = "; ".join(f"{row.recipe} on {row.data}: {row.unfinished}" for row in
-                        stopped.itertuples())  # fmt: skip
-    return "\n".join([*lines, "", f"\\* Unfinished: {reasons}."] if len(stopped) else lines)
+    reasons = "; ".join(
+        f"{', '.join(own['recipe'])} on {data}: {reason}"
+        for (data, reason), own in stopped.groupby(["data", "unfinished"], sort=False)
+    )
+    note = "\\* Unfinished, and no measure of what the recipe can do: " + reasons + "."
+    return "\n".join([*lines, "", note] if len(stopped) else lines)
 
 
 def _small(folder: Path) -> list[dict]:

@@ -23,7 +23,7 @@ from PIL import Image
 from w207lib import features
 
 FAMILIES = {
-    "nearest": "aliased", "bilinear, not antialiased": "aliased",
+    "none": "unscaled", "nearest": "aliased", "bilinear, not antialiased": "aliased",
     "box": "antialiased", "hamming": "antialiased", "bicubic": "antialiased",
     "lanczos": "antialiased", "bilinear": "antialiased",
     "enlarged 1.5 times": "enlarged", "enlarged 2 times": "enlarged",
@@ -127,7 +127,8 @@ def scale(pixels: np.ndarray, side: int, name: str) -> np.ndarray:
     Args:
         pixels: uint8 ``(H, W, 3)``.
         side: Of the result, in pixels.
-        name: One of ``FAMILIES``. The enlarging ones reduce first, to the side they enlarge.
+        name: One of ``FAMILIES``. The enlarging ones reduce first, to the side they enlarge;
+            ``none`` cuts the middle out.
 
     Returns:
         uint8 ``(side, side, 3)``.
@@ -137,6 +138,9 @@ def scale(pixels: np.ndarray, side: int, name: str) -> np.ndarray:
     """
     if name not in FAMILIES:
         raise ValueError(f"filter {name!r} came; expected one of {', '.join(FAMILIES)}.")
+    if name == "none":
+        top, left = ((length - side) // 2 for length in pixels.shape[:2])
+        return pixels[top : top + side, left : left + side]
     image = Image.fromarray(pixels)
     if name in PILLOW:
         return np.asarray(image.resize((side, side), PILLOW[name]))
