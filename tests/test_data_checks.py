@@ -140,6 +140,21 @@ def test_probes_are_judged_by_their_lower_limit(values, severities):
         assert "differ in format." in judged[0].advice
 
 
+@pytest.mark.parametrize(("files", "severity"), [(19, "fine"), (20, "warning"), (60, "severe")])
+def test_a_way_of_storing_that_one_class_alone_has_is_told(table, files, severity):
+    facts = table.assign(format="JPEG", mode="RGB", width=32, height=32, tables="a",
+                         subsampling="", exif=False, profile=False, progressive=False)  # fmt: skip
+    fakes = facts.index[facts["class_name"] == "FAKE"][:files]
+    facts.loc[fakes, "format"] = "PNG"
+    finding = only(data_checks.one_class_storage(facts))
+    assert finding.severity == severity
+    if files >= 20:
+        assert finding.title == f"format PNG: {files} of {files} files are FAKE"
+        assert set(finding.rows["path"]) == set(facts.loc[fakes, "path"])
+    mixed = facts.assign(format=np.where(facts.index % 4 < 2, "PNG", "JPEG"))
+    assert only(data_checks.one_class_storage(mixed)).severity == "fine"
+
+
 def test_classes_of_other_size_are_told():
     facts = pd.DataFrame({"class_name": ["REAL", "FAKE"] * 5, "width": [100, 112] * 5,
                           "height": [120, 300] * 5})  # fmt: skip

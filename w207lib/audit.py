@@ -105,6 +105,7 @@ def audit(
         *data_checks.near_duplicates(table, near),
         *data_checks.group_leakage(table),
         *data_checks.shortcuts(probed, by_class),
+        *data_checks.one_class_storage(facts),
         *data_checks.sizes(facts),
         *data_checks.resampling(fits, resampling.FAR),
     ]

@@ -26,6 +26,11 @@ PROBE_LIMITS = {"container": (0.51, 0.6), "metadata": (0.53, 0.75), "lowpass": (
 """Where the lower limit of a probe's interval lies above these it is a warning, and severe."""
 TIE = 0.04
 """Distances of two spectra that differ by less do not tell families of filters apart."""
+STORAGE = ("format", "mode", "width", "height", "tables", "subsampling", "exif", "profile",
+           "progressive")  # fmt: skip
+ONE_CLASS, ONE_CLASS_FILES = 0.95, 20
+"""A way of storing with so many files, so large a share of them of one class, belongs to it:
+twenty files of one kind fall into one class by chance in two of a million cases."""
 SIZE_RATIO = 1.1
 """Ratio of the classes' median sides from which they are scaled differently."""
 
@@ -235,6 +240,39 @@ def shortcuts(probes: pd.DataFrame, facts: pd.DataFrame) -> list[Finding]:
         else:
             found.append(_fine(check, f"a guess from {what} has AUROC {said}"))
     return found
+
+
+def one_class_storage(facts: pd.DataFrame) -> list[Finding]:
+    """Report ways of storing that only one class has, though few of its files may.
+
+    Args:
+        facts: From ``probes.facts``.
+    """
+    found, of_class = [], facts["class_name"].value_counts()
+    for fact in STORAGE:
+        values = facts[fact].astype(str).replace("", "none")
+        counts = pd.crosstab(values, facts["class_name"])
+        for value, row in counts.iterrows():
+            name, n = row.idxmax(), int(row.sum())
+            share = row[name] / of_class[name]
+            if n >= ONE_CLASS_FILES and row[name] >= ONE_CLASS * n and n < 0.95 * len(facts):
+                title = f"{fact} {value}: {row[name]:,} of {n:,} files are {name}"
+                found.append((share, title, facts[values == value]))
+    if not found:
+        return [_fine("one_class_storage", "no way of storing belongs to one class alone")]
+    found.sort(key=lambda item: -item[0])
+    listed = "; ".join(title for _, title, _ in found[:4])
+    rows = pd.concat([rows for _, _, rows in found])[["path", "split", "class_name"]]
+    return [
+        Finding(
+            "one_class_storage", "severe" if found[0][0] >= 0.25 else "warning",
+            listed + (f"; and {len(found) - 4} more" if len(found) > 4 else ""),
+            "Whoever sees how such a file is stored knows its class, and what an encoder or a "
+            "size leaves in the pixels a network can learn.",
+            "Store both classes alike: one size, one format, one quality, no EXIF.",
+            rows.drop_duplicates("path").reset_index(drop=True),
+        )
+    ]  # fmt: skip
 
 
 def sizes(facts: pd.DataFrame) -> list[Finding]:

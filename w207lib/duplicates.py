@@ -25,8 +25,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 RADIUS = 9
-"""Bits. Of 400 CIFAKE images saved again at JPEG quality 50 to 90, brightened or darkened by a
-tenth, scaled by 0.75 or 2, or blurred, 95 in 100 keep within 8 (``bench/audit.py``)."""
+"""Bits. Of 400 CIFAKE images each, saved again at JPEG quality 50 or 90, brightened by a tenth,
+scaled by 0.75 or 2, or blurred, 95 in 100 kept within 8; ``bench/audit.py`` plants such copies."""
 LEAST_CORRELATION = 0.95
 """Looked at by eye on CIFAKE: of twenty pairs drawn from 0.95 to 0.96 all showed one motif; of
 sixty from 0.92 to 0.95 about one in ten did not (ships on an empty sea, aeroplanes in the sky)."""
