@@ -9,7 +9,7 @@ STRONG = {
     "rotation": 0.2, "horizontal_flip": True, "vertical_flip": True, "brightness": 0.3,
     "contrast": 0.5, "shear": 0.3, "zoom": 0.3, "shift": 0.3,
 }  # fmt: skip
-ALL = STRONG | {"blur": 1.0}
+ALL = STRONG | {"blur": 1.0, "jpeg": 1.0}
 
 
 def apply(layers, training, x=IMAGES):
@@ -68,6 +68,7 @@ def test_layers_come_in_one_order_and_those_off_are_left_out():
     assert kinds == [
         "RandomRotation", "RandomFlip", "RandomFlip", "RandomBrightness", "RandomContrast",
         "RandomShear", "RandomZoom", "RandomTranslation", "RandomGaussianBlur",
+        "RandomJpeg",
     ]  # fmt: skip
     reverse = dict(reversed(ALL.items()))
     assert [type(layer).__name__ for layer in augmentation.layers(**reverse)] == kinds
@@ -85,7 +86,7 @@ def test_a_model_with_all_layers_is_saved_and_loaded_and_predicts_the_same(tmp_p
     import keras
 
     model = models.build("two_conv", 16, augment=ALL, seed=1)
-    assert sum("Random" in row["kind"] for row in models.describe(model)) == 9
+    assert sum("Random" in row["kind"] for row in models.describe(model)) == 10
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     predicted = model.predict(IMAGES, verbose=0)

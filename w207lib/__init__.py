@@ -7,7 +7,8 @@ further left in its own row (``tests/test_layers.py`` holds that):
 layer  modules
 =====  ==================================================================================
 0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks) · ``findings``
-1      ``runs`` (run folders, provenance) · ``devices`` (memory, precision) ·
+1      ``recompression`` (JPEG as a layer) · ``runs`` (run folders, provenance) ·
+       ``devices`` (memory, precision) ·
        ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` · ``style`` · ``diagrams`` ·
        ``plots`` (tables → axes) · ``robustness_plots`` ·
@@ -18,7 +19,7 @@ layer  modules
        ``selective`` · ``operating`` (points) · ``comparing`` · ``evaluation_plots`` ·
        ``claims`` (what reported numbers imply) · ``checks_plots`` ·
        ``looks`` (at the test split)
-2      ``images`` (decoding) · ``datasets`` (by name) · ``manifest`` ·
+2      ``images`` (decoding) · ``crops`` · ``datasets`` (by name) · ``manifest`` ·
        ``fetching`` (from Kaggle) · ``importing`` · ``clean`` · ``split`` ·
        ``traces`` (of storing) · ``duplicates`` · ``probes`` (of short cuts) · ``resampling`` ·
        ``data_checks`` · ``audit`` · ``audit_page`` · ``audit_plots`` · ``faults`` (planted in data)
@@ -28,14 +29,15 @@ layer  modules
        ``train`` · ``tune``
 5      ``checks`` (of reports) · ``model_checks`` · ``planted`` (mistakes) ·
        ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·
-       ``generators`` (making fakes)
+       ``generator_parts`` · ``generators`` (redraw photographs) · ``inventing`` (generators
+       from noise) · ``fakes`` (a data set of them) · ``generalisation`` (to unseen generators)
 6      ``recipes`` (beside the reports) · ``report`` (tables, pages) · ``evaluation_page`` ·
        ``drawings`` (one function a figure) · ``evidence_drawings`` · ``figures`` ·
        ``slides`` · ``costs`` (measured here) · ``work`` ·
        ``plans`` (what a notebook does) · ``estimate`` (time, disk, memory) ·
        ``batch`` (papermill) · ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
-7      ``serve`` (the page's server) · ``cli_evidence`` · ``cli`` · ``app`` (the page) and the
-       notebooks
+7      ``serve`` (the page's server) · ``cli_evidence`` · ``cli_generators`` · ``cli`` · ``app``
+       (the page) and the notebooks
 =====  ==================================================================================
 
 Three things carry everything: the *manifest* (one row an image), a *Keras model* that takes

@@ -9,9 +9,11 @@ DEFAULTS = {
     "contrast": 0.1, "shear": 0.1, "zoom": 0.1, "shift": 0.1,
 }  # fmt: skip
 """Every change that the five reports used, at a moderate strength."""
-NAMES = (*DEFAULTS, "blur")
+NAMES = (*DEFAULTS, "blur", "jpeg")
 BLUR = (0.01, 1.0)
 """Least and most standard deviation of a blur, in pixels: about what halving and doubling does."""
+QUALITIES = (40, 95)
+"""Lowest and highest quality of images that are saved as JPEG again."""
 
 
 def layers(seed: int | None = None, **strengths) -> list:
@@ -23,7 +25,8 @@ def layers(seed: int | None = None, **strengths) -> list:
             ``vertical_flip`` (True or False), ``brightness``, ``contrast`` (shares of their
             range), ``shear``, ``zoom``, ``shift`` (shares of the side). What is not named is
             left out. ``blur`` is twice the share of images that are blurred, by ``BLUR``: Keras
-            draws each image's chance between 0 and it.
+            draws each image's chance between 0 and it. ``jpeg`` is the share of images that are
+            saved again, at a quality of ``QUALITIES``.
 
     Returns:
         Keras layers, in the order of ``NAMES``.
@@ -57,9 +60,16 @@ def layers(seed: int | None = None, **strengths) -> list:
         "blur": lambda s, seed: kinds.RandomGaussianBlur(
             factor=s, kernel_size=3, sigma=BLUR, value_range=span, seed=seed
         ),
+        "jpeg": _random_jpeg,
     }
     return [
         makers[name](strengths[name], None if seed is None else seed + place)
         for place, name in enumerate(NAMES)  # with one seed both flips would always coincide
         if strengths.get(name)
     ]
+
+
+def _random_jpeg(share, seed):
+    from w207lib.recompression import RandomJpeg
+
+    return RandomJpeg(share, *QUALITIES, seed=seed)

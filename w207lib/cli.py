@@ -129,6 +129,32 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--augment", action="store_true", help="with random changes of the images")
     train.add_argument("--tensorboard", action="store_true", help="write TensorBoard's logs")
 
+    making = _command(commands, "fakes", _fakes,
+                      "make fakes of photographs, by generators trained on them")  # fmt: skip
+    making.add_argument("data", metavar="NAME", help="a data set of one small square size")
+    making.add_argument("--name", help="the new data set's (NAME-made)")
+    making.add_argument("--makers", nargs="+", metavar="MAKER",
+                        help="autoencoder, gan, dcgan, ddpm (all)")  # fmt: skip
+    making.add_argument("--images", type=int, default=8000, metavar="N",
+                        help="fakes of each for training (8000)")  # fmt: skip
+    making.add_argument("--photographs", action="append", default=[], metavar="NAME",
+                        help="add pieces of larger pictures (repeatable)")  # fmt: skip
+    making.add_argument("--seed", type=int, default=207, metavar="N", help="of everything (207)")
+
+    general = _command(commands, "generalise", _generalise,
+                       "train with generators held out: what is found of the unseen?")  # fmt: skip
+    general.add_argument("data", metavar="NAME", help="a data set with fakes of several families")
+    general.add_argument("--recipe", default="three_conv", metavar="RECIPE",
+                         help="a network by name (three_conv)")  # fmt: skip
+    general.add_argument("--images", type=int, default=20_000, metavar="N",
+                         help="training images of each (20000)")  # fmt: skip
+    general.add_argument("--epochs", type=int, default=6, metavar="N", help="most epochs (6)")
+    general.add_argument("--only", action="append", default=[], metavar="TRAINING",
+                         help="such as without-GAN (repeatable; all)")  # fmt: skip
+    general.add_argument("--seed", type=int, metavar="N", help="seed of everything random")
+    general.add_argument("--resume", action="store_true", help="leave out what is already whole")
+    general.add_argument("--out", metavar="DIR", type=Path, help="run folder (runs/NAME)")
+
     tune = _command(commands, "tune", _tune, "search hyperparameters over Report 0's space")
     _training_options(tune)
     tune.add_argument("--kind", default="random", choices=("random", "hyperband", "bayesian"),
@@ -372,6 +398,22 @@ def _train(options) -> int:
                 )
             print(f"run folder {folder}", flush=True)
     return 0
+
+
+def _fakes(options) -> int:
+    from w207lib import cli_generators
+
+    return cli_generators.make_fakes(options)
+
+
+def _generalise(options) -> int:
+    from w207lib import cli_generators, runs
+
+    if options.resume:
+        os.environ[runs.RESUME_VARIABLE] = "1"
+    options.profile, options.image_size = None, None
+    settings, root = _settings(options, epochs=options.epochs, batch_size=64)
+    return cli_generators.generalise(options, settings, root)
 
 
 def _tune(options) -> int:

@@ -96,6 +96,7 @@ def quiet_keras():
 
                 tf.config.list_physical_devices()
                 tf.get_logger().setLevel("ERROR")
+        from w207lib import recompression  # noqa: F401  so that networks with its layer load
     _set_devices_up()
     return sys.modules["keras"]
 

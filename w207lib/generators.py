@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from w207lib.generator_parts import Convolutions, draw_batches, fit, require_images
+
 GENERATORS = ("autoencoder", "diffusion", "gan")
-MULTIPLE = 8
-"""Sides of pictures have to be multiples of this: the diffusion model halves them thrice."""
 MARGIN = 8
 """Pixels mirrored around a picture while it is redrawn; a multiple of 8 too."""
 
@@ -80,7 +80,7 @@ def fake(
             is out of range.
     """
     _require_name(name)
-    images = _require_images(images)
+    images = require_images(images)
     # Mirrored margins: zeros beyond the edge would leave a frame that gives the fake away.
     edge = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
     source = np.pad(images, edge, "symmetric")
@@ -131,7 +131,7 @@ def build_autoencoder(*, seed: int = 207, width: int = 32, channels: int = 12, l
 
     if levels < 2:
         raise ValueError(f"autoencoder: levels is {levels}; expected at least 2, such as 9.")
-    conv = _Convolutions(seed)
+    conv = Convolutions(seed)
     pixels = keras.Input((None, None, 3))
     x = layers.Rescaling(1 / 255)(pixels)  # (B, H, W, 3)
     x = conv(width, 4, strides=2)(x)  # (B, H/2, W/2, width)
@@ -170,13 +170,13 @@ def train_autoencoder(
     Raises:
         ValueError: The images have another shape or type, or a setting is out of range.
     """
-    images = _require_images(images)
+    images = require_images(images)
     model = build_autoencoder(seed=seed, **network)
 
     def pair(batch, random):
         return batch, batch
 
-    _fit(model, images, pair, steps, batch_size, seed, "mae")
+    fit(model, images, pair, steps, batch_size, seed, "mae")
     return model
 
 
@@ -196,7 +196,7 @@ def build_diffusion(*, seed: int = 207, width: int = 24):
     import keras
     from keras import layers
 
-    conv = _Convolutions(seed)
+    conv = Convolutions(seed)
     noisy = keras.Input((None, None, 3))
     share = keras.Input((1, 1, 1))
 
@@ -243,7 +243,7 @@ def train_diffusion(
     Raises:
         ValueError: The images have another shape or type, or a setting is out of range.
     """
-    images = _require_images(images)
+    images = require_images(images)
     if not 0.02 < most_noise < 1:
         raise ValueError(
             f"diffusion: most_noise is {most_noise}; expected a share between 0.02 and 1, "
@@ -257,7 +257,7 @@ def train_diffusion(
         noisy = np.sqrt(1 - share**2) * (batch / 127.5 - 1) + share * drawn
         return (noisy, share), batch
 
-    _fit(model, images, pair, steps, batch_size, seed, "mae")
+    fit(model, images, pair, steps, batch_size, seed, "mae")
     return model
 
 
@@ -305,7 +305,7 @@ def build_gan(*, seed: int = 207, width: int = 24):
     import keras
     from keras import layers
 
-    conv = _Convolutions(seed)
+    conv = Convolutions(seed)
     small = keras.Input((None, None, 3))
     x = conv(width, 3)(layers.Rescaling(1 / 127.5, offset=-1)(small))
     x = conv.residual(x, width)
@@ -352,7 +352,7 @@ def train_gan(
     """
     import keras
 
-    images = _require_images(images)
+    images = require_images(images)
     upsampler, discriminator = build_gan(seed=seed, width=width)
     # A copy that never learns lets `train_on_batch` do it all, on every backend.
     judge = keras.models.clone_model(discriminator)
@@ -366,9 +366,9 @@ def train_gan(
     def pair(batch, random):
         return halve(batch), batch
 
-    batches = _batches(images, pair, steps, batch_size, seed)
+    drawn_batches = draw_batches(images, pair, steps, batch_size, seed)
     for step in range(steps):
-        small, true = batches[step]
+        small, true = drawn_batches[step]
         drawn = np.asarray(upsampler(small, training=False))
         patches = (len(true), true.shape[1] // 4, true.shape[2] // 4, 1)
         told = np.concatenate([np.full(patches, 0.9), np.zeros(patches)])  # one-sided smoothing
@@ -378,96 +378,8 @@ def train_gan(
     return upsampler
 
 
-# Shared ----------------------------------------------------------------------------------------
-
-
-class _Convolutions:
-    """Makes convolutions, each with its own seed, so that a network needs no global one."""
-
-    def __init__(self, seed: int):
-        self.seeds = np.random.default_rng(seed)
-
-    def __call__(self, filters, size, *, strides=1, activation="silu"):
-        import keras
-
-        start = keras.initializers.HeNormal(seed=int(self.seeds.integers(2**31)))
-        return keras.layers.Conv2D(
-            filters, size, strides=strides, padding="same", activation=activation,
-            kernel_initializer=start,
-        )  # fmt: skip
-
-    def widen(self, filters, activation="silu"):
-        """Double the sides by a transposed convolution.
-
-        Its kernel of 3 at a stride of 2 covers pixels unevenly and so leaves a faint grid, the
-        fingerprint of many generators (Odena et al., 2016, "Deconvolution and checkerboard
-        artifacts"). Here that is welcome: it is what a detector can learn.
-        """
-        import keras
-
-        start = keras.initializers.HeNormal(seed=int(self.seeds.integers(2**31)))
-        return keras.layers.Conv2DTranspose(
-            filters, 3, strides=2, padding="same", activation=activation, kernel_initializer=start
-        )
-
-    def residual(self, x, filters):
-        import keras
-
-        change = self(filters, 3, activation=None)(self(filters, 3)(x))
-        return keras.layers.Add()([x, change])
-
-
-def _batches(images, pair, steps, batch_size, seed):
-    """Return ``steps`` batches, each drawn by its own seed: flipped images, through ``pair``."""
-    import keras
-
-    if steps < 1 or batch_size < 1:
-        raise ValueError(
-            f"training: steps {steps} and batch_size {batch_size} came; expected at least 1 each."
-        )
-
-    class Batches(keras.utils.PyDataset):
-        def __len__(self):
-            return steps
-
-        def __getitem__(self, step):
-            random = np.random.default_rng([seed, step])
-            batch = images[random.integers(len(images), size=batch_size)].astype(np.float32)
-            flipped = random.random(batch_size) < 0.5
-            batch[flipped] = batch[flipped, :, ::-1]
-            return pair(batch, random)
-
-    return Batches()
-
-
-def _fit(model, images, pair, steps, batch_size, seed, loss):
-    """Train with Adam, its rate falling from 0.001 to zero along a cosine."""
-    import keras
-
-    batches = _batches(images, pair, steps, batch_size, seed)
-    rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
-    model.compile(keras.optimizers.Adam(rate), loss=loss)
-    model.fit(batches, epochs=1, shuffle=False, verbose=0)
-
-
 def _require_name(name: str) -> None:
     if name not in GENERATORS:
         raise ValueError(
             f"generator {name!r} is unknown; there are {', '.join(GENERATORS)}. Choose one."
         )
-
-
-def _require_images(images) -> np.ndarray:
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-        raise ValueError(
-            f"generators: images of {images.dtype} {images.shape} came; expected uint8 "
-            "(N, H, W, 3) with N ≥ 1. Read them with w207lib.images.read_image and stack them."
-        )
-    height, width = images.shape[1:3]
-    if height % MULTIPLE or width % MULTIPLE or not height or not width:
-        raise ValueError(
-            f"generators: images of {height}×{width} pixels came; expected sides that are "
-            f"multiples of {MULTIPLE}. Crop or resize them first."
-        )
-    return images

@@ -294,8 +294,12 @@ def _transfer(keras, x, *, seed, backbone, weights, frozen, inference_norm, unit
     return layers.Dropout(dropout, seed=seed)(x)
 
 
-def _compact(keras, x, *, seed, filters, dropout):
+def _compact(keras, x, *, seed, filters, dropout, residual):
     layers = keras.layers
+    if residual:  # what the neighbours do not foretell, as further channels
+        smooth = layers.AveragePooling2D(3, strides=1, padding="same")(x)
+        rest = layers.Rescaling(4.0)(layers.Subtract()([x, smooth]))
+        x = layers.Concatenate()([x, rest])
 
     def convolve(x, count, stride=1):
         x = layers.Conv2D(count, 3, strides=stride, padding="same", use_bias=False)(x)
@@ -433,6 +437,6 @@ RECIPES: dict[str, Recipe] = {
     "compact": Recipe(
         _compact, 32, "sigmoid", 3e-3, "ours: a small residual network, after He et al. 2016",
         scaling="[-1, 1]", schedule="cosine", augment={"horizontal_flip": True, "blur": 0.5},
-        options={"filters": (24, 64, 112), "dropout": 0.0},
+        options={"filters": (24, 64, 112), "dropout": 0.0, "residual": False},
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ REAL, FAKE = 0, 1
 CLASS_NAMES = ("REAL", "FAKE")
 LABEL_MAP = {"REAL": REAL, "FAKE": FAKE}
 SPLITS = ("train", "validation", "test")
-STATUSES = ("ok", "corrupted", "incomplete", "duplicate", "conflict")
+STATUSES = ("ok", "corrupted", "incomplete", "duplicate", "conflict", "excluded")
 
 MANIFEST_COLUMNS = (
     "path", "label", "class_name", "generator", "source", "group", "width", "height", "format",
