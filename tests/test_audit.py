@@ -149,6 +149,10 @@ def test_predictions_of_other_images_are_refused():
         audit.without_leaks(table, [], {"a", "b"})
     with pytest.raises(ValueError, match="no row came in clean test rows"):
         audit.without_leaks(table.assign(split="train"), [])
+    with pytest.raises(ValueError, match="column\\(s\\) score missing"):
+        audit.without_leaks(table.drop(columns="score"), [])
+    with pytest.raises(ValueError, match="has score nan"):
+        audit.without_leaks(table.assign(score=[0.1, np.nan, 0.2, 0.3]), [])
 
 
 def test_a_folder_needs_no_import_and_is_not_written_to(pictures, tmp_path, monkeypatch):
@@ -160,6 +164,17 @@ def test_a_folder_needs_no_import_and_is_not_written_to(pictures, tmp_path, monk
     with_globs = audit.find(str(tmp_path / "set"), real="*/REAL/*", fake="*/FAKE/*")
     assert with_globs.cache != dataset.cache
     assert audit.audit(dataclasses.replace(dataset), processes=1).numbers["images"] == 20
+
+
+def test_a_set_without_a_readable_image_still_has_a_page(tmp_path):
+    for path in ("REAL/a.jpg", "REAL/b.jpg", "FAKE/c.jpg"):
+        (tmp_path / "set" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / path).write_bytes(b"no image")
+    dataset = datasets.Dataset("x", tmp_path / "set", tmp_path / "cache")
+    done = audit.audit(dataset, processes=1)
+    assert done.severe and done.numbers["unreadable"] == 3
+    assert done.numbers["near_duplicates"] == 0 and done.numbers["lowpass_probe_auroc"] is None
+    assert audit_page.write(done, tmp_path / "out")[0].is_file()
 
 
 @pytest.mark.parametrize(

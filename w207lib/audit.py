@@ -30,7 +30,7 @@ from w207lib import (
 )
 from w207lib.datasets import Dataset, locate, names
 from w207lib.findings import Finding
-from w207lib.schema import CLASS_NAMES
+from w207lib.schema import CLASS_NAMES, check_predictions
 
 log = logging.getLogger(__name__)
 
@@ -185,8 +185,10 @@ def without_leaks(
         is chosen on validation; 0.5 where the table has none.
 
     Raises:
-        ValueError: No clean test row, or rows of images that the data set does not have.
+        ValueError: It is no predictions table, it has no clean test row, or rows of images that
+            the data set does not have.
     """
+    check_predictions(predictions)
     rows = predictions[(predictions["split"] == "test") & (predictions["condition"] == "clean")]
     strange = [path for path in rows["path"] if known is not None and path not in known]
     if rows.empty or strange:
