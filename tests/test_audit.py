@@ -199,3 +199,20 @@ def test_plots_show_what_the_tables_say(clean):
     assert {"REAL", "FAKE"} <= {line.get_label() for line in ax.get_lines()}
     ax = audit_plots.plot_copies(audit_plots.copies(clean.numbers))
     assert {bar.get_width() for bar in ax.patches} == {0}
+
+
+def test_copies_within_a_split_are_counted_alike_whether_exact_or_near(pictures, tmp_path):
+    half = pictures[:60]
+    faults.clean_set(half, [f"{i}" for i in range(60)], tmp_path / "set",
+                     {f"{i}" for i in range(40, 60)}, seed=1)  # fmt: skip
+    random = np.random.default_rng(1)
+    faults.exact_copies(tmp_path / "set", 0.25, random)
+    faults.near_copies(tmp_path / "set", 0.25, random)
+    done = audit.audit(
+        datasets.Dataset("x", tmp_path / "set", tmp_path / "cache"), processes=1
+    )  # fmt: skip
+    assert done.numbers["cross_split_exact_duplicates"] >= 4
+    assert done.numbers["near_duplicates"] >= 4 <= done.numbers["cross_split_near_duplicates"]
+    assert sum(done.numbers["near_duplicates_within"].values()) == 0
+    shown = audit_plots.copies(done.numbers)
+    assert shown[["exact", "near"]].iloc[0].tolist() == [0, 0], "across splits alone"

@@ -255,12 +255,14 @@ def find(place: str, *, real: str | None = None, fake: str | None = None) -> Dat
 def _numbers(table, exact, near, probed, filters, found) -> dict:
     splits = table["split"].replace("", "all").unique()
     beyond = duplicates.beyond_first(exact.assign(split=exact["split"].replace("", "all")))
+    alike = duplicates.beyond_first(near.assign(split=near["split"].replace("", "all")))
     every = duplicates.beyond_first(near.assign(split="all"))
     numbers = {
         "images": len(table),
         "exact_duplicates": {split: beyond.get(split, 0) for split in splits},
         "cross_split_exact_duplicates": len(duplicates.leaked(exact)),
         "near_duplicates": every.get("all", 0),
+        "near_duplicates_within": {split: alike.get(split, 0) for split in splits},
         "cross_split_near_duplicates": len(duplicates.leaked(near)),
         "unreadable": int(table["status"].isin(["corrupted", "incomplete"]).sum()),
         "conflicts": int((table["status"] == "conflict").sum()),
