@@ -177,6 +177,26 @@ def test_a_set_without_a_readable_image_still_has_a_page(tmp_path):
     assert audit_page.write(done, tmp_path / "out")[0].is_file()
 
 
+def test_what_was_planted_and_found_is_counted(tmp_path):
+    rows = [
+        ("a", "none", 0, 0, 0, np.nan, 10, 1), ("a", "none", 0, 1, 0, np.nan, 10, 0),
+        ("a", "copies", 0.01, 0, 4, 0.75, 10, np.nan), ("b", "copies", 0.2, 0, 6, 1.0, 10, np.nan),
+        ("a", "tint", 0.5, 0, 0, 0.0, 10, np.nan), ("a", "tint", 0.5, 1, 0, 1.0, 10, np.nan),
+        ("a", "tint", 1.0, 0, 0, 1.0, 10, np.nan),
+    ]  # fmt: skip
+    names = ["set", "fault", "rate", "trial", "planted", "found", "checks", "false"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "audit.csv", index=False)
+    text = audit_page.planted(tmp_path / "audit.csv")
+    assert "Of 20 checks of 2 clean sets 1 found something (5.00%" in text
+    assert "Of 10 files planted at rates of 1% or 20% it named 9 (90.0%): copies 9 of 10." in text
+    assert "| tint | a | 1/2 | 1/1 |" in text
+
+
+def test_the_readme_shows_what_the_bench_measured():
+    text = (config.home() / "README.md").read_text(encoding="utf-8")
+    assert audit_page.planted(config.home() / "bench/results/audit.csv") in text
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
