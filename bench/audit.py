@@ -72,7 +72,7 @@ def main() -> None:
             for fault, (plant, checks, by_row) in faults.FAULTS.items():
                 if options.only and fault not in options.only:
                     continue
-                if (name, fault) == ("sample", "aliased fakes"):
+                if name == "sample" and fault.startswith("aliased"):
                     continue  # half of its 32 pixels have too little spectrum
                 for rate in SMALL if by_row else RATES:
                     for seed in range(options.trials):

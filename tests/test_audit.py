@@ -149,6 +149,10 @@ def test_predictions_of_other_images_are_refused():
         audit.without_leaks(table, [], {"a", "b"})
     with pytest.raises(ValueError, match="no row came in clean test rows"):
         audit.without_leaks(table.assign(split="train"), [])
+    with pytest.raises(ValueError, match="column\\(s\\) score missing"):
+        audit.without_leaks(table.drop(columns="score"), [])
+    with pytest.raises(ValueError, match="has score nan"):
+        audit.without_leaks(table.assign(score=[0.1, np.nan, 0.2, 0.3]), [])
 
 
 def test_a_folder_needs_no_import_and_is_not_written_to(pictures, tmp_path, monkeypatch):
@@ -160,6 +164,37 @@ def test_a_folder_needs_no_import_and_is_not_written_to(pictures, tmp_path, monk
     with_globs = audit.find(str(tmp_path / "set"), real="*/REAL/*", fake="*/FAKE/*")
     assert with_globs.cache != dataset.cache
     assert audit.audit(dataclasses.replace(dataset), processes=1).numbers["images"] == 20
+
+
+def test_a_set_without_a_readable_image_still_has_a_page(tmp_path):
+    for path in ("REAL/a.jpg", "REAL/b.jpg", "FAKE/c.jpg"):
+        (tmp_path / "set" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / path).write_bytes(b"no image")
+    dataset = datasets.Dataset("x", tmp_path / "set", tmp_path / "cache")
+    done = audit.audit(dataset, processes=1)
+    assert done.severe and done.numbers["unreadable"] == 3
+    assert done.numbers["near_duplicates"] == 0 and done.numbers["lowpass_probe_auroc"] is None
+    assert audit_page.write(done, tmp_path / "out")[0].is_file()
+
+
+def test_what_was_planted_and_found_is_counted(tmp_path):
+    rows = [
+        ("a", "none", 0, 0, 0, np.nan, 10, 1), ("a", "none", 0, 1, 0, np.nan, 10, 0),
+        ("a", "copies", 0.01, 0, 4, 0.75, 10, np.nan), ("b", "copies", 0.2, 0, 6, 1.0, 10, np.nan),
+        ("a", "tint", 0.5, 0, 0, 0.0, 10, np.nan), ("a", "tint", 0.5, 1, 0, 1.0, 10, np.nan),
+        ("a", "tint", 1.0, 0, 0, 1.0, 10, np.nan),
+    ]  # fmt: skip
+    names = ["set", "fault", "rate", "trial", "planted", "found", "checks", "false"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "audit.csv", index=False)
+    text = audit_page.planted(tmp_path / "audit.csv")
+    assert "Of 20 checks of 2 clean sets 1 found something (5.00%" in text
+    assert "Of 10 files planted at rates of 1% or 20% it named 9 (90.0%): copies 9 of 10." in text
+    assert "| tint | a | 1/2 | 1/1 |" in text
+
+
+def test_the_readme_shows_what_the_bench_measured():
+    text = (config.home() / "README.md").read_text(encoding="utf-8")
+    assert audit_page.planted(config.home() / "bench/results/audit.csv") in text
 
 
 @pytest.mark.parametrize(
@@ -184,3 +219,20 @@ def test_plots_show_what_the_tables_say(clean):
     assert {"REAL", "FAKE"} <= {line.get_label() for line in ax.get_lines()}
     ax = audit_plots.plot_copies(audit_plots.copies(clean.numbers))
     assert {bar.get_width() for bar in ax.patches} == {0}
+
+
+def test_copies_within_a_split_are_counted_alike_whether_exact_or_near(pictures, tmp_path):
+    half = pictures[:60]
+    faults.clean_set(half, [f"{i}" for i in range(60)], tmp_path / "set",
+                     {f"{i}" for i in range(40, 60)}, seed=1)  # fmt: skip
+    random = np.random.default_rng(1)
+    faults.exact_copies(tmp_path / "set", 0.25, random)
+    faults.near_copies(tmp_path / "set", 0.25, random)
+    done = audit.audit(
+        datasets.Dataset("x", tmp_path / "set", tmp_path / "cache"), processes=1
+    )  # fmt: skip
+    assert done.numbers["cross_split_exact_duplicates"] >= 4
+    assert done.numbers["near_duplicates"] >= 4 <= done.numbers["cross_split_near_duplicates"]
+    assert sum(done.numbers["near_duplicates_within"].values()) == 0
+    shown = audit_plots.copies(done.numbers)
+    assert shown[["exact", "near"]].iloc[0].tolist() == [0, 0], "across splits alone"

@@ -76,6 +76,16 @@ def test_report_1_calls_more_photographs_fake_than_fakes_real():
     assert implied.loc["accuracy", "low"] < accuracy < implied.loc["accuracy", "high"]
 
 
+def test_report_1_trains_on_more_than_it_says():
+    table = claims.read("Report 1")
+    images = {
+        split: sum(claims.value(table, f"images_{kind}", split=split) for kind in ("real", "fake"))
+        for split in ("train", "test")
+    }
+    share = images["train"] / sum(images.values())
+    assert round(share, 3) == 0.833 != claims.value(table, "share_of_images", split="train")
+
+
 def test_an_exact_matrix_lies_within_what_its_rounded_figures_imply():
     rng = np.random.default_rng(1)
     for hits, alarms in rng.integers(1, 100, (20, 2)):
@@ -152,6 +162,12 @@ def test_report_4s_table_fits_its_matrix_and_not_its_log():
     assert len(log) == claims.value(table, "epochs_said")
     assert log["val_accuracy"].idxmax() + 1 == 5 and log["val_loss"].idxmin() + 1 == 3
     assert claims.interval(log["val_accuracy"].iloc[-1], 20_000)[0] > found["accuracy"].max()
+
+
+def test_report_4s_last_epoch_is_not_its_best():
+    log = claims.history(claims.read("Report 4")).set_index("epoch")["val_accuracy"]
+    assert log.idxmax() == 5 and log.max() == pytest.approx(0.8778)
+    assert log.iloc[-1] == pytest.approx(0.7994) and log.index[-1] == 10
 
 
 def test_without_recalls_all_counts_are_tried_and_an_unknown_figure_is_refused():

@@ -50,6 +50,8 @@ def test_a_folder_is_audited_where_it_lies(capsys, tmp_path, monkeypatch):
         ("audit sample --real a", "one of --real and --fake came"),
         ("audit sample --json no/where.json", "--json no/where.json: expected a file"),
         ("audit sample --predictions README.md", "no run folder and no predictions table"),
+        ("audit sample --predictions data/reports.csv", "predictions table: column(s) path"),
+        ("audit sample --out README.md", "--out README.md is a file; expected a folder"),
         ("evaluate data --test", "which is no run folder (it has no run.json)"),
         ("train svm --seeds 0", "--seeds 0; expected at least 1"),
         ("train svm nosuch", "recipe 'nosuch' is unknown"),
@@ -58,6 +60,14 @@ def test_a_folder_is_audited_where_it_lies(capsys, tmp_path, monkeypatch):
 def test_wrong_use_gets_one_sentence(capsys, words, message):
     status, out, err = w207(capsys, *words.split())
     assert status == 2 and out == "" and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["junk.parquet", "junk.csv"])
+def test_a_file_that_is_no_table_is_named(capsys, tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    status, out, err = w207(capsys, "evaluate", tmp_path / name)
+    assert status == 2 and out == "" and err.count("\n") == 1
+    assert f"{name} cannot be read as a predictions table" in err
 
 
 def test_several_seeds_stand_side_by_side(trained):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,6 +103,31 @@ def test_one_model_has_no_other_to_be_compared_with():
     made = evaluation_page.tables(table(1, 2, "good"))
     assert made["paired"].empty
     assert "Each against" not in evaluation_page.page(made, [], "x")
+
+
+def test_what_is_not_defined_is_a_dash_and_no_nan():
+    grouped = table(1, 2, "good", group=True)
+    one = grouped.assign(group=np.where(grouped["split"] == "test", "t", grouped["group"]))
+    other = one.assign(model="other", score=one["label"].map({0: 1.0, 1: 0.0}))
+    page = evaluation_page.page(evaluation_page.tables(pd.concat([one, other])), [], "x")
+    assert not re.search(r"\b(nan|inf)\b", page)
+    assert "(–)" in page and "| above 1 |" in page
+
+
+def test_a_temperature_at_an_end_of_what_is_tried_is_marked():
+    wrong = table(1, 2, "wrong")
+    wrong["score"] = 1 - wrong["score"]
+    page = evaluation_page.page(evaluation_page.tables(wrong), [], "x")
+    assert "T = 20.00 *" in page and "marked *, it lies at an end" in page
+    page = evaluation_page.page(evaluation_page.tables(table(1, 2, "good")), [], "x")
+    assert "marked *, it lies" not in page
+
+
+def test_small_p_values_are_not_written_as_nought(tmp_path):
+    rows = pd.concat([table(1, 4, "good"), table(3, -2, "poor")])
+    evaluation_page.write(rows, tmp_path / "page.md")
+    p = pd.read_csv(tmp_path / "page_paired.csv").iloc[0]
+    assert 0 < p["p_mcnemar"] < 1e-6 and 0 < p["p_holm"] < 1e-6
 
 
 def test_without_validation_it_says_so(predictions):

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from w207lib import datasets, faults
 from w207lib.images import read_image
@@ -42,7 +43,7 @@ def test_every_fault_changes_just_what_it_says(folder, fault):
     after = {path: (folder / path).read_bytes() for path in paths(folder)}
     changed = {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
     assert planted and checks
-    if fault == "aliased fakes":
+    if fault.startswith("aliased"):
         assert changed == set(before)
     elif fault == "groups in both splits":
         assert set(planted) <= changed and len(changed) == 2 * len(planted)
@@ -65,3 +66,29 @@ def test_exact_copies_have_the_same_pixels_and_near_ones_have_not(folder):
     (near,) = faults.near_copies(folder, 0.1, random)
     original = near.replace("test/", "train/").replace("copy_", "")
     assert not np.array_equal(read_image(folder / near), read_image(folder / original))
+
+
+@pytest.mark.parametrize(
+    ("fault", "fact", "stored_so"),
+    [("colour mode", "mode", "L"), ("aspect", "width", 28), ("format", "format", "PNG")],
+)
+def test_files_are_stored_as_the_fault_says(folder, fault, fact, stored_so):
+    planted = faults.FAULTS[fault][0](folder, 0.5, np.random.default_rng(1))
+    for path in paths(folder):
+        with Image.open(folder / path) as image:
+            assert (getattr(image, fact) == stored_so) == (path in planted), path
+
+
+def test_coding_takes_fewer_bytes_for_hardly_other_pixels(folder):
+    before = {path: read_image(folder / path) for path in paths(folder)}
+    size = {path: (folder / path).stat().st_size for path in before}
+    for path in faults.coding(folder, 0.5, np.random.default_rng(1)):
+        same = np.abs(before[path].astype(int) - read_image(folder / path)).max()
+        assert same <= 4 and (folder / path).stat().st_size < size[path]
+    assert {p: (folder / p).stat().st_size for p in before} != size
+
+
+def test_photographs_or_fakes_are_aliased(folder):
+    for fault, name in (("aliased fakes", "FAKE"), ("aliased photographs", "REAL")):
+        planted = faults.FAULTS[fault][0](folder, 0.5, np.random.default_rng(1))
+        assert planted and all(name in path for path in planted)

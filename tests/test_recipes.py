@@ -45,6 +45,8 @@ def test_what_was_not_finished_says_so(results):
     assert "| deep\\_vgg | cifake, 32 px | 20 | 1* |" in text
     assert "deep_vgg on cifake: 350 epochs in Report 1" in text
     assert "± 0.0141 (2)" in text and "nan" not in text
+    minutes = [line.split("|")[5].strip() for line in text.splitlines() if "two\\_conv" in line]
+    assert minutes == ["0.1"], "five seconds of the first seed"
 
 
 def test_without_results_nothing_is_written(tmp_path):

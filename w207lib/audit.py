@@ -30,7 +30,7 @@ from w207lib import (
 )
 from w207lib.datasets import Dataset, locate, names
 from w207lib.findings import Finding
-from w207lib.schema import CLASS_NAMES
+from w207lib.schema import CLASS_NAMES, check_predictions
 
 log = logging.getLogger(__name__)
 
@@ -185,8 +185,10 @@ def without_leaks(
         is chosen on validation; 0.5 where the table has none.
 
     Raises:
-        ValueError: No clean test row, or rows of images that the data set does not have.
+        ValueError: It is no predictions table, it has no clean test row, or rows of images that
+            the data set does not have.
     """
+    check_predictions(predictions)
     rows = predictions[(predictions["split"] == "test") & (predictions["condition"] == "clean")]
     strange = [path for path in rows["path"] if known is not None and path not in known]
     if rows.empty or strange:
@@ -253,12 +255,14 @@ def find(place: str, *, real: str | None = None, fake: str | None = None) -> Dat
 def _numbers(table, exact, near, probed, filters, found) -> dict:
     splits = table["split"].replace("", "all").unique()
     beyond = duplicates.beyond_first(exact.assign(split=exact["split"].replace("", "all")))
+    alike = duplicates.beyond_first(near.assign(split=near["split"].replace("", "all")))
     every = duplicates.beyond_first(near.assign(split="all"))
     numbers = {
         "images": len(table),
         "exact_duplicates": {split: beyond.get(split, 0) for split in splits},
         "cross_split_exact_duplicates": len(duplicates.leaked(exact)),
         "near_duplicates": every.get("all", 0),
+        "near_duplicates_within": {split: alike.get(split, 0) for split in splits},
         "cross_split_near_duplicates": len(duplicates.leaked(near)),
         "unreadable": int(table["status"].isin(["corrupted", "incomplete"]).sum()),
         "conflicts": int((table["status"] == "conflict").sum()),

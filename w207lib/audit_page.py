@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from w207lib import findings, runs
+from w207lib import findings, intervals, runs
 from w207lib.audit import Audit
 
 PAGE, NUMBERS = "audit.md", "audit.json"
@@ -149,3 +150,51 @@ def overview(folder: Path) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     note = "The three probes are AUROCs of a guess from that alone, 0.5 is chance; 95 % intervals."
     return "\n".join([*lines, "", note])
+
+
+def planted(path: Path) -> str:
+    """Return Markdown on what ``bench/audit.py`` planted and what the audit found, for the README.
+
+    Args:
+        path: The bench's CSV file: rows of clean sets, of faults of single files (``planted``
+            counts them) and of faults of a share of one class (``planted`` is 0).
+
+    Returns:
+        A sentence each on clean sets and on single files, and a table of the other faults:
+        in how many of the sets they were found, by the share planted.
+    """
+    table = pd.read_csv(path)
+    clean, rest = table[table["fault"] == "none"], table[table["fault"] != "none"]
+    files, shares = rest[rest["planted"] > 0], rest[rest["planted"] == 0]
+    lines = []
+    if len(clean):
+        checks, false = clean["checks"].astype(int), clean["false"].astype(int)
+        hits = np.concatenate([np.arange(n) < k for n, k in zip(checks, false, strict=True)])
+        low, high = intervals.proportion(hits, np.repeat(np.arange(len(clean)), checks))
+        lines.append(
+            f"Of {checks.sum():,} checks of {len(clean)} clean sets {false.sum()} found something "
+            f"({hits.mean():.2%}, 95 % interval {low:.2%} to {high:.2%}, clustered by set)."
+        )
+    if len(files):
+        found = (files["found"] * files["planted"]).round().astype(int)
+        each = [
+            f"{name} {found[own.index].sum():,} of {own['planted'].sum():,}"
+            for name, own in files.groupby("fault", sort=False)
+        ]
+        lines.append(
+            f"Of {files['planted'].sum():,} files planted at rates of {_shares(files)} it named "
+            f"{found.sum():,} ({found.sum() / files['planted'].sum():.1%}): {', '.join(each)}."
+        )
+    if len(shares):
+        rates = sorted(shares["rate"].unique())
+        wide = shares.groupby(["fault", "set", "rate"], sort=False)["found"].agg(["sum", "size"])
+        cells = (wide["sum"].astype(int).astype(str) + "/" + wide["size"].astype(str)).unstack()
+        shown = cells.reindex(columns=rates).fillna("–").reset_index()
+        shown.columns = ["planted in a share of one class", "set", *(f"{r:.0%}" for r in rates)]
+        lines.append("Found in so many sets of so many:\n\n" + as_markdown(shown))
+    return "\n\n".join(lines)
+
+
+def _shares(table: pd.DataFrame) -> str:
+    rates = [f"{rate:.0%}" for rate in sorted(table["rate"].unique())]
+    return " or ".join([", ".join(rates[:-1]), rates[-1]] if len(rates) > 1 else rates)

@@ -132,10 +132,12 @@ def save(numbers: dict, tables: dict[str, pd.DataFrame], folder: Path) -> list[P
 
 def copies(numbers: dict) -> pd.DataFrame:
     """Return the table that ``plot_copies`` draws from an audit's numbers."""
-    exact = sum(numbers["exact_duplicates"].values())
+    within = (
+        sum(numbers[name].values()) for name in ("exact_duplicates", "near_duplicates_within")
+    )
     across = numbers["cross_split_exact_duplicates"], numbers["cross_split_near_duplicates"]
     rows = [
-        ("beyond the first of each kind", exact, numbers["near_duplicates"]),
+        ("beyond the first within a split", *within),
         ("test images with a copy in train", *across),
     ]
     return pd.DataFrame(rows, columns=["where", "exact", "near"])

@@ -9,14 +9,19 @@ from pathlib import Path
 import pandas as pd
 
 from w207lib import audit, audit_page, evaluate, looks, report, runs
+from w207lib.schema import check_predictions
 
 
 def audit_data(options) -> int:
     """Audit a data set; 1 where a finding is severe."""
-    for file in (options.json,):
-        if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
-            raise ValueError(f"--json {file}: expected a file in a folder that exists.")
-    table = None if options.predictions is None else read_predictions(options.predictions)
+    file = options.json
+    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
+        raise ValueError(f"--json {file}: expected a file in a folder that exists.")
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file; expected a folder, which may be new.")
+    table = None
+    if options.predictions is not None:
+        table = check_predictions(read_predictions(options.predictions))
     dataset = audit.find(options.place, real=options.real, fake=options.fake)
     done = audit.audit(dataset, predictions=table)
     print("\n".join(audit_page.lines(done)))
@@ -69,7 +74,7 @@ def read_predictions(source: Path) -> pd.DataFrame:
     """Return the predictions of a run folder, of published results, or of one table's file.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or the file is no table.
     """
     source = Path(source)
     if (source / "predictions.parquet").is_file():
@@ -81,7 +86,12 @@ def read_predictions(source: Path) -> pd.DataFrame:
             f"{source} is no run folder and no predictions table; expected a folder such as "
             "runs/sample, or a .parquet or .csv file."
         )
-    table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
+    try:
+        table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
+    except ValueError as error:  # what both readers raise of a file that is no table
+        raise ValueError(
+            f"{source} cannot be read as a predictions table: {str(error).splitlines()[0]}"
+        ) from error
     return table.astype({c: object for c in table.select_dtypes("category")})
 
 

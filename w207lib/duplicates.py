@@ -72,7 +72,8 @@ def near_pairs(manifest: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFrame:
             "expected one each, in the manifest's order."
         )
     if not len(manifest):
-        return pd.DataFrame({"first": [], "second": [], "correlation": []})
+        none = np.empty(0, np.int64)
+        return pd.DataFrame({"first": none, "second": none, "correlation": none.astype(float)})
     flat = thumbnails.reshape(len(thumbnails), -1)
     usable = (manifest["perceptual_hash"] != "") & ~manifest.duplicated("pixel_hash")
     at = np.flatnonzero(usable.to_numpy())

@@ -19,6 +19,10 @@ from w207lib.findings import Finding
 
 UNSURE_ERROR = 0.02
 """Share of wrong verdicts that the unsure band allows on validation, for each class."""
+TEMPERATURE_ENDS = (
+    "; marked *, it lies at an end of what is tried, so that no temperature makes probabilities of "
+    "these scores"
+)
 MOST_OBJECTS = 4
 """Models whose accuracy is broken down by object class: the best on validation."""
 
@@ -75,6 +79,13 @@ def tables(predictions: pd.DataFrame, *, leaked: Sequence[str] = ()) -> dict[str
     return {name: table.reset_index(drop=True) for name, table in found.items()}
 
 
+def _rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Round to six digits: of a p value those that count, else those behind the point."""
+    p = [name for name in table if name == "p" or str(name).startswith("p_")]
+    exact = {name: [float(f"{value:.6g}") for value in table[name].astype(float)] for name in p}
+    return table.round(6).assign(**exact)
+
+
 def preferred(scores: pd.DataFrame) -> str:
     """Return the model with the highest validation AUC (of equals, the first)."""
     validation = scores[scores["split"] == "validation"]
@@ -102,7 +113,7 @@ def write(
     made = tables(predictions, leaked=leaked)
     for name, table in made.items():
         if len(table):
-            runs.write_table(path.with_name(f"{path.stem}_{name}.csv"), table.round(6))
+            runs.write_table(path.with_name(f"{path.stem}_{name}.csv"), _rounded(table))
     folder = Path(source) if source and Path(source).is_dir() else path.parent
     log = runs.test_scorings(folder)
     beside = {p.parent.name: runs.test_scorings(p.parent)
@@ -161,7 +172,7 @@ def page(made: dict[str, pd.DataFrame], told: Sequence[Finding], title: str) -> 
         as_markdown(pd.DataFrame({
             "model": points["model"],
             "point": points["point"] + points["too_few"].map({True: " *", False: ""}),
-            "threshold": points["threshold"].map("{:.3f}".format),
+            "threshold": points["threshold"].map(_threshold),
             "false alarms": _limits(points, "false_alarms"),
             "fakes found": _limits(points, "recall_fake"),
             "could": points["oracle_recall_fake"].map(_number),
@@ -169,7 +180,8 @@ def page(made: dict[str, pd.DataFrame], told: Sequence[Finding], title: str) -> 
         "\n## Are scores probabilities?\n",
         "Expected calibration error over 15 bins of equal count, beside what chance alone gives "
         "where scores are perfectly calibrated (mean, 95th percentile); Brier score; log loss in "
-        "nats. The temperature is fitted on validation and changes no ranking.\n",
+        "nats. The temperature is fitted on validation and changes no ranking"
+        + TEMPERATURE_ENDS * bool(made["calibration"]["temperature"].map(_at_end).any()) + ".\n",
         as_markdown(_calibration_table(made["calibration"])),
         "\n## Leaving some unanswered\n",
         f"Between two scores the answer is UNSURE, so that on validation at most "
@@ -197,12 +209,11 @@ def page(made: dict[str, pd.DataFrame], told: Sequence[Finding], title: str) -> 
         parts += [
             "\n## With and without copies\n",
             f"{table['leaked'].max():,} test images have an exact or a near copy among the "
-            "training files. Exact ones were left out of training.\n",
+            "training files. Trainings of this project leave exact ones out.\n",
             as_markdown(pd.DataFrame({
                 "model": table["model"], "all": table["accuracy"].map(_number),
-                "without copies": [f"{a:.3f} ({low:.3f}–{high:.3f})" for a, low, high in zip(
-                    table["accuracy_without"], table["low_without"], table["high_without"],
-                    strict=True)],
+                "without copies": [_with_limits(*values) for values in table[
+                    ["accuracy_without", "low_without", "high_without"]].to_numpy(float)],
                 "copies alone": table["accuracy_leaked"].map(_number),
             })),
         ]  # fmt: skip
@@ -238,7 +249,8 @@ def _calibration_table(table: pd.DataFrame) -> pd.DataFrame:
     warm = table["scores"] == "with temperature"
     shown = pd.DataFrame({
         "model": table["model"],
-        "scores": table["scores"].where(~warm, "T = " + table["temperature"].map("{:.2f}".format)),
+        "scores": table["scores"].where(
+            ~warm, "T = " + table["temperature"].map(lambda t: f"{t:.2f}" + " *" * _at_end(t))),
         "ECE": _limits(table, "ece"), "by chance": chance, "Brier": _limits(table, "brier"),
         "log loss": _limits(table, "log_loss"),
     })  # fmt: skip
@@ -270,14 +282,28 @@ def _paired_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def _limits(table: pd.DataFrame, name: str) -> list[str]:
     columns = (name, f"{name}_low", f"{name}_high")
-    return [
-        "–" if np.isnan(value) else f"{value:.3f} ({low:.3f}–{high:.3f})"
-        for value, low, high in table[list(columns)].to_numpy(float)
-    ]
+    return [_with_limits(*values) for values in table[list(columns)].to_numpy(float)]
+
+
+def _with_limits(value: float, low: float, high: float) -> str:
+    """Say a value and its limits: – for one that is not defined, (–) for limits that are not."""
+    if np.isnan(value):
+        return "–"
+    return (
+        f"{value:.3f} (–)" if np.isnan([low, high]).any() else f"{value:.3f} ({low:.3f}–{high:.3f})"
+    )
 
 
 def _spread(table: pd.DataFrame, name: str) -> list[str]:
     return [f"{m:.4f} ± {s:.4f}" for m, s in table[[f"{name}_mean", f"{name}_sd"]].to_numpy(float)]
+
+
+def _threshold(value: float) -> str:
+    return "above 1" if np.isinf(value) else f"{value:.3f}"
+
+
+def _at_end(temperature: float) -> bool:
+    return bool(np.isclose(temperature, calibration.TEMPERATURES, rtol=1e-3).any())
 
 
 def _number(value: float) -> str:

@@ -96,7 +96,7 @@ def recipes_paired() -> Figure:
 
 @figure(f"{_RECIPES}/table.csv")
 def recipes_claims() -> Figure:
-    """The reports' accuracies beside ours, ours with intervals and every seed."""
+    """The reports' accuracies beside ours, ours with intervals."""
     return plot_claims(pd.read_csv(config.home() / _RECIPES / "table.csv"))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,27 @@ def file_format(folder: Path, rate: float, random: np.random.Generator) -> list[
     return _fakes(folder, rate, random, lambda image, path: image.save(path, "PNG"))
 
 
+def colour_mode(folder: Path, rate: float, random: np.random.Generator) -> list[str]:
+    """Save ``rate`` of the fakes with one grey channel."""
+    return _fakes(folder, rate, random, lambda image, path: image.convert("L").save(
+        path, quality=QUALITY))  # fmt: skip
+
+
+def coding(folder: Path, rate: float, random: np.random.Generator) -> list[str]:
+    """Save ``rate`` of the fakes with Huffman tables of their own, in fewer bytes."""
+    return _fakes(folder, rate, random, lambda image, path: image.save(
+        path, quality=QUALITY, subsampling=0, optimize=True))  # fmt: skip
+
+
+def narrower(folder: Path, rate: float, random: np.random.Generator) -> list[str]:
+    """Cut an eighth of its width off ``rate`` of the fakes."""
+
+    def cut(image: Image.Image, path: Path) -> None:
+        _save(image.crop((0, 0, image.width * 7 // 8, image.height)), path)
+
+    return _fakes(folder, rate, random, cut)
+
+
 def larger(folder: Path, rate: float, random: np.random.Generator) -> list[str]:
     """Enlarge ``rate`` of the fakes by a quarter."""
 
@@ -187,9 +209,11 @@ def enlarged(folder: Path, rate: float, random: np.random.Generator) -> list[str
     return _fakes(folder, rate, random, soften)
 
 
-def aliased(folder: Path, rate: float, random: np.random.Generator) -> list[str]:
-    """Reduce all images to half, ``rate`` of the fakes by the nearest pixel, the rest smoothly."""
-    chosen = set(_draw(_files(folder, "*", "FAKE"), rate, random))
+def aliased(
+    folder: Path, rate: float, random: np.random.Generator, *, class_name: str = "FAKE"
+) -> list[str]:
+    """Reduce all images to half, ``rate`` of a class by the nearest pixel, the rest smoothly."""
+    chosen = set(_draw(_files(folder, "*", class_name), rate, random))
     for path in _files(folder):
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
@@ -217,10 +241,18 @@ FAULTS: dict[str, tuple[Callable, tuple[str, ...], bool]] = {
     "chroma subsampling": (subsampling, ("container_probe", "one_class_storage"), False),
     "EXIF": (exif, ("container_probe", "one_class_storage"), False),
     "format": (file_format, ("container_probe", "one_class_storage"), False),
+    "colour mode": (colour_mode, ("container_probe", "one_class_storage"), False),
+    "aspect": (narrower, ("container_probe", "one_class_storage"), False),
+    "bytes per pixel": (coding, ("metadata_probe",), False),
     "size": (larger, ("container_probe", "one_class_storage", "sizes"), False),
     "tint": (tint, ("lowpass_probe",), False),
     "enlarged fakes": (enlarged, ("resampling",), False),
     "aliased fakes": (aliased, ("resampling",), False),
+    "aliased photographs": (
+        partial(aliased, class_name="REAL"),
+        ("resampling", "aliasing"),
+        False,
+    ),  # fmt: skip
     "missing fakes": (missing_fakes, ("class_balance",), False),
 }
 """Name → what plants it, the checks that should find it, and whether they name its rows."""

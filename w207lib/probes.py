@@ -139,7 +139,7 @@ def _lowpass(thumbnails: np.ndarray) -> np.ndarray:
     n, side = thumbnails.shape[:2]
     step = side // LOWPASS_SIDE
     blocks = thumbnails.reshape(n, LOWPASS_SIDE, step, LOWPASS_SIDE, step, 3)
-    return blocks.mean(axis=(2, 4), dtype=np.float32).reshape(n, -1)
+    return blocks.mean(axis=(2, 4), dtype=np.float32).reshape(n, 3 * LOWPASS_SIDE**2)
 
 
 def _auroc(x, label, group, name, seed) -> tuple[float, tuple[float, float]]:

@@ -57,14 +57,15 @@ def markdown(folder: Path) -> str:
     """
     rows = pd.read_csv(folder / TABLE)
     lines = [
-        "| recipe | trained on | parameters | epochs | test accuracy, 95 % interval | sd (seeds) | "
-        "its report said | its positive class |",
-        "|---|---|--:|--:|--:|--:|---|---|",
+        "| recipe | trained on | parameters | epochs | minutes | test accuracy, 95 % interval | "
+        "sd (seeds) | its report said | its positive class |",
+        "|---|---|--:|--:|--:|--:|--:|---|---|",
     ]
     for row in rows.to_dict("records"):
         count = "–" if pd.isna(row["parameters"]) else f"{int(row['parameters']):,}"
         epochs = "–" if pd.isna(row["epochs"]) else f"{int(row['epochs'])}"
         epochs += "*" * pd.notna(row["unfinished"])
+        minutes = "–" if pd.isna(row["seconds"]) else f"{row['seconds'] / 60:.1f}"
         test = f"{row['test']:.3f} ({row['test_low']:.3f}–{row['test_high']:.3f})"
         spread = "–" if pd.isna(row["test_sd"]) else f"± {row['test_sd']:.4f} ({row['seeds']:.0f})"
         said = "–"
@@ -75,7 +76,8 @@ def markdown(folder: Path) -> str:
         name = row["recipe"].replace("_", "\\_")
         data = f"{row['data']}, {row['image_size']:.0f} px"
         lines.append(
-            f"| {name} | {data} | {count} | {epochs} | {test} | {spread} | {said} | {positive} |"
+            f"| {name} | {data} | {count} | {epochs} | {minutes} | {test} | {spread} | {said} | "
+            f"{positive} |"
         )
     stopped = rows.dropna(subset=["unfinished"])
     reasons = "; ".join(

@@ -368,6 +368,10 @@ def fill_readme(path: Path | None = None) -> str:
     if audits.is_dir():
         block = f"<!-- audit -->\n{audit_page.overview(audits)}\n<!-- end -->"
         new = re.sub(r"<!-- audit -->.*?<!-- end -->", lambda _: block, new, flags=re.DOTALL)
+    measured = config.home() / "bench" / "results" / "audit.csv"
+    if measured.is_file():
+        block = f"<!-- planted -->\n{audit_page.planted(measured)}\n<!-- end -->"
+        new = re.sub(r"<!-- planted -->.*?<!-- end -->", lambda _: block, new, flags=re.DOTALL)
     if new != old:
         with runs.replacing(path) as temporary:
             temporary.write_text(new, encoding="utf-8")

@@ -62,9 +62,10 @@ def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     bad = ~(np.isfinite(score) & (score >= 0) & (score <= 1))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
+        value = predictions["score"].astype(object).iloc[row]  # a plain number, for the message
         raise ValueError(
             f"predictions table: row {row} ({predictions['path'].iloc[row]}) has score "
-            f"{predictions['score'].iloc[row]!r}; expected P(FAKE), a number in [0, 1]. "
+            f"{value!r}; expected P(FAKE), a number in [0, 1]. "
             "Score the image again, or drop the row."
         )
     _require_unique(predictions, ["path", "split", "model", "condition"], "predictions table")
