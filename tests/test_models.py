@@ -19,10 +19,13 @@ COUNTS = [
     ("two_conv", None, {}, 166_977, 166_977),
     ("bird_lotfi", None, {}, 141_345, 141_345),
     ("compact", None, {}, 250_329, 249_129),
+    ("compact", None, {"residual": True}, 250_329 + 27 * 24, 249_129 + 27 * 24),
+    ("broad", None, {}, 250_329, 249_129),
 ]
 SIZES = {
     "w207_simple": 400, "w207_tuned": 400, "deep_vgg": 32, "three_conv": 32, "custom_cnn": 224,
     "resnet101": 224, "two_conv": 32, "bird_lotfi": 32, "compact": 32,
+    "broad": 32,
 }  # fmt: skip
 SMALL = ["w207_simple", "w207_tuned", "three_conv", "custom_cnn", "two_conv", "bird_lotfi"]
 
@@ -47,6 +50,28 @@ def test_a_recipe_has_its_reports_parameters(recipe, size, options, total, train
 
 def test_every_recipe_is_counted_here():
     assert set(models.RECIPES) == {row[0] for row in COUNTS}
+
+
+def test_the_residual_is_what_a_neighbourhood_does_not_foretell():
+    import keras
+
+    model = models.build("two_conv", 16, residual=True)
+    (joined,) = [one for one in model.layers if isinstance(one, keras.layers.Concatenate)]
+    look = keras.Model(model.input, joined.output)
+    ramp = np.broadcast_to(np.arange(16, dtype=np.float32)[:, None], (16, 16))
+    dot = np.zeros((16, 16), np.float32)
+    dot[8, 8] = 90
+    pictures = np.stack([np.repeat(one[..., None], 3, axis=-1) for one in (ramp, dot)])
+    plain, rest = np.split(np.asarray(look(pictures, training=False)), 2, axis=-1)
+    assert np.allclose(plain, pictures / 255)
+    assert np.abs(rest[0, 1:-1, 1:-1]).max() < 1e-5
+    assert np.allclose(rest[1, 8, 8], 4 * (90 - 10) / 255)
+    assert np.allclose(rest[1, 7, 9], 4 * -10 / 255)
+
+
+def test_a_backbone_takes_no_residual():
+    with pytest.raises(ValueError, match="a backbone has three"):
+        models.build("transfer:MobileNetV2", 32, residual=True)
 
 
 def test_report_0s_larger_count_is_adams_two_moments_and_two_scalars():

@@ -127,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch-size", type=int, metavar="N", help="images a training step")
     train.add_argument("--learning-rate", type=float, metavar="X", help="the optimizer's rate")
     train.add_argument("--augment", action="store_true", help="with random changes of the images")
+    train.add_argument("--start", metavar="RUN_OR_FILE", type=Path,
+                       help="weights of the same layers to start from")  # fmt: skip
     train.add_argument("--tensorboard", action="store_true", help="write TensorBoard's logs")
 
     making = _command(commands, "fakes", _fakes,
@@ -388,7 +390,7 @@ def _train(options) -> int:
             options.recipes, data, settings, root / "models",
             seeds=range(settings.seed, settings.seed + options.seeds), minutes=options.minutes,
             learning_rate=options.learning_rate, tensorboard=options.tensorboard,
-            augment=augmentation.DEFAULTS if options.augment else None,
+            augment=augmentation.DEFAULTS if options.augment else None, start=options.start,
         ):  # fmt: skip
             for row in train.read_metrics(folder)["scores"]:
                 print(

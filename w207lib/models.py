@@ -53,6 +53,7 @@ def build(
     *,
     scaling: str | None = None,
     augment: dict | None = None,
+    residual: bool = False,
     seed: int | None = None,
     **options,
 ):
@@ -64,6 +65,8 @@ def build(
         image_size: Side of the square input, in pixels; None for the report's own.
         scaling: ``[0, 1]`` or ``[-1, 1]`` instead of the recipe's own.
         augment: Strengths for ``augmentation.layers``; None for no augmentation.
+        residual: Whether the network also sees, as three further channels, what the mean of
+            each pixel's neighbourhood does not foretell. Not for backbones.
         seed: Seed of augmentation and dropout.
         **options: The recipe's own options, such as ``filters_1``.
 
@@ -88,6 +91,12 @@ def build(
     for layer in augmentation.layers(seed, **(augment or {})):
         x = layer(x)
     x = _scale(keras, x, scaling or spec.scaling)
+    if residual:
+        if spec.body is _transfer:
+            raise ValueError(f"{recipe}: residual adds channels, and a backbone has three.")
+        smooth = keras.layers.AveragePooling2D(3, strides=1, padding="same")(x)
+        rest = keras.layers.Rescaling(4.0)(keras.layers.Subtract()([x, smooth]))
+        x = keras.layers.Concatenate()([x, rest])
     try:
         x = spec.body(keras, x, seed=seed, **(spec.options | options))
     except ValueError as error:
@@ -294,12 +303,8 @@ def _transfer(keras, x, *, seed, backbone, weights, frozen, inference_norm, unit
     return layers.Dropout(dropout, seed=seed)(x)
 
 
-def _compact(keras, x, *, seed, filters, dropout, residual):
+def _compact(keras, x, *, seed, filters, dropout):
     layers = keras.layers
-    if residual:  # what the neighbours do not foretell, as further channels
-        smooth = layers.AveragePooling2D(3, strides=1, padding="same")(x)
-        rest = layers.Rescaling(4.0)(layers.Subtract()([x, smooth]))
-        x = layers.Concatenate()([x, rest])
 
     def convolve(x, count, stride=1):
         x = layers.Conv2D(count, 3, strides=stride, padding="same", use_bias=False)(x)
@@ -437,6 +442,12 @@ RECIPES: dict[str, Recipe] = {
     "compact": Recipe(
         _compact, 32, "sigmoid", 3e-3, "ours: a small residual network, after He et al. 2016",
         scaling="[-1, 1]", schedule="cosine", augment={"horizontal_flip": True, "blur": 0.5},
-        options={"filters": (24, 64, 112), "dropout": 0.0, "residual": False},
+        options={"filters": (24, 64, 112), "dropout": 0.0},
+    ),
+    "broad": Recipe(
+        _compact, 32, "sigmoid", 2e-3, "ours: `compact`, for fakes of many generators",
+        scaling="[-1, 1]", schedule="cosine",
+        augment={"horizontal_flip": True, "blur": 0.5, "jpeg": 0.3},
+        options={"filters": (24, 64, 112), "dropout": 0.0},
     ),
 }  # fmt: skip

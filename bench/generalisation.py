@@ -1,0 +1,225 @@
+"""What helps a detector with fakes of generators that it never saw, and what gives nothing.
+
+    w207 fakes cifake --photographs photos
+    python bench/generalisation.py [--data cifake-made] [--images 12000] [--epochs 5] [--seeds 3]
+
+Every way has the same training images and epochs, and every family of generators is held out in
+turn. `several` is trained with several seeds, whose spread says what a difference is worth; the
+other ways with the first seed alone. Nothing of the held-out family is used before it is scored:
+thresholds come from the validation images of the other families. Writes one row a way, held-out
+family and seed, and the summary `ablation.csv` beside it. Trainings that are there are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from w207lib import (
+    clean,
+    config,
+    datasets,
+    fakes,
+    generalisation,
+    manifest,
+    operating,
+    pipeline,
+    predict,
+    runs,
+    split,
+    train,
+)  # fmt: skip
+
+RECIPE = "three_conv"
+WAYS = {
+    "one generator": {},
+    "several": {},
+    "several, redrawn alone": {},
+    "several, saved and blurred": {"augment": {"horizontal_flip": True, "blur": 0.5, "jpeg": 0.5}},
+    "several, flipped": {"augment": {"horizontal_flip": True}},
+    "several, residual input": {"residual": True},
+    "several, other photographs": {},
+    "ensemble of specialists": None,
+    "distance from photographs": None,
+}
+"""Options of ``train.fit``; None for what is made of other ways' networks, without a training."""
+
+
+def seen(way: str, held_out: str, table: pd.DataFrame) -> tuple[str, ...]:
+    known = generalisation.trainings(table)
+    if way == "one generator":
+        own = [name for name in known if name.startswith("only-") and held_out not in name]
+        first = "only-stable_diffusion" if "only-stable_diffusion" in own else own[0]
+        return known[first]
+    return known[f"without-{held_out}"]
+
+
+def selection(way: str, held_out: str, data: pipeline.Data, images: int, seed: int):
+    table = data.manifest
+    home = generalisation.home(table)
+    if way == "several, redrawn alone":
+        real = set(table.loc[table["label"] == 0, "group"])
+        invented = table["generator"].isin(fakes.MAKERS) & ~table["group"].isin(real)
+        hidden = invented & (table["split"] != "test")
+        table = table.assign(status=table["status"].mask(hidden, "excluded"))
+    usable = set(manifest.usable(table, "train")["generator"])
+    generators = [name for name in seen(way, held_out, data.manifest) if name in usable]
+    sources = set(table["source"]) if way.endswith("other photographs") else [home]
+    return generalisation.choose(table, generators, images=images, seed=seed, sources=sources)
+
+
+def trained(way, held_out, data, profile, root, images):
+    name = f"{way}-{held_out}-{profile.seed}".replace(",", "").replace(" ", "_")
+    chosen = selection(way, held_out, data, images, profile.seed)
+    own = dataclasses.replace(data, manifest=chosen)
+    folder = train.fit(RECIPE, own, profile, root / "models", name=name, images=images, **WAYS[way])
+    kept = pd.read_parquet(folder / "predictions.parquet")
+    scored = predict.score_test(folder, own, None, root=root)
+    return folder, own, pd.concat([kept[kept["split"] == "validation"], scored])
+
+
+def measured(predictions: pd.DataFrame, held_out: str, origin: pd.Series) -> dict:
+    """Recall of the held-out family and what it costs, of one model's predictions."""
+    table = predictions.assign(model="m", source=predictions["path"].map(origin))
+    table["family"] = table["generator"].map(fakes.family)
+    home = generalisation.home(table)
+    validation, test = (table[table["split"] == part] for part in ("validation", "test"))
+    own = test[test["source"] == home]
+    unseen = own[(own["label"] == 0) | (own["family"] == held_out)]
+    points = operating.operating_points(
+        pd.concat([validation, unseen]), false_alarms=(generalisation.FALSE_ALARMS,)
+    )
+    points = points[points["split"] == "test"].set_index("point")
+    threshold = points.loc["frozen", "threshold"]
+    plain = own[(own["label"] == 0) | (own["family"] == "stable_diffusion")]
+    right = (plain["score"] >= threshold) == (plain["label"] == 1)
+    others = test[(test["label"] == 0) & (test["source"] != home)]
+    return {
+        "recall_5": points.loc["5 %", "recall_fake"],
+        "recall_frozen": points.loc["frozen", "recall_fake"],
+        "specificity": points.loc["frozen", "specificity"],
+        "cifake_accuracy": np.nan if held_out == "stable_diffusion" else right.mean(),
+        "photographs_called_fake": (others["score"] >= threshold).mean(),
+    }
+
+
+def combined(members: list[pd.DataFrame]) -> pd.DataFrame:
+    """Mean log odds of several models' predictions on the rows that all of them have."""
+    key = ["path", "split"]
+    odds = []
+    for table in members:
+        score = table.set_index(key)["score"].astype(float).clip(1e-6, 1 - 1e-6)
+        odds.append(np.log(score / (1 - score)))
+    mean = pd.concat(odds, axis=1, join="inner").mean(axis=1)
+    first = members[0].set_index(key).loc[mean.index].reset_index()
+    return first.assign(score=1 / (1 + np.exp(-mean.to_numpy())))
+
+
+def specialists(held_out, data, profile, root, images) -> pd.DataFrame:
+    """Networks of one family each, asked together: the mean of their log odds."""
+    known = generalisation.trainings(data.manifest)
+    families = [n.removeprefix("only-") for n in known if n.startswith("only-")]
+    chosen = generalisation.choose(
+        data.manifest, known[f"without-{held_out}"], images=images, seed=profile.seed
+    )
+    asked = dataclasses.replace(data, manifest=chosen)
+    tables = []
+    for family in (f for f in families if f != held_out):
+        name = f"only-{family}-{profile.seed}"
+        one = generalisation.choose(
+            data.manifest, known[f"only-{family}"], images=images, seed=profile.seed
+        )
+        own = dataclasses.replace(data, manifest=one)
+        folder = train.fit(RECIPE, own, profile, root / "models", name=name, images=images)
+        model, _ = predict.load(folder)
+        parts = [asked.split(part) for part in ("validation", "test")]
+        tables.append(
+            pd.concat([
+                predict.table(part.rows, predict.scores(model, part), model="m",
+                              grouped=data.grouped)
+                for part in parts
+            ])
+        )  # fmt: skip
+    return combined(tables)
+
+
+def distances(folder, own: pipeline.Data) -> pd.DataFrame:
+    """Mahalanobis distance of a network's last features from those of training photographs."""
+    import keras
+
+    model, _ = predict.load(folder)
+    features = keras.Model(model.input, model.layers[-1].input)
+
+    def embed(part):
+        return features.predict(part.batches(256), verbose=0)
+
+    training = own.split("train")
+    real = embed(training)[training.labels[:, 0] == 0]
+    mean, covariance = real.mean(axis=0), np.cov(real.T) + 1e-3 * np.eye(real.shape[1])
+    whiten = np.linalg.cholesky(np.linalg.inv(covariance))
+    tables = []
+    for name in ("validation", "test"):
+        part = own.split(name)
+        distance = np.sqrt((((embed(part) - mean) @ whiten) ** 2).sum(axis=1))
+        score = distance / (distance + np.sqrt(real.shape[1]))
+        tables.append(predict.table(part.rows, score, model="m", grouped=own.grouped))
+    return pd.concat(tables)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="cifake-made")
+    parser.add_argument("--images", type=int, default=12_000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS))
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    os.environ[runs.RESUME_VARIABLE] = "1"
+    profile = dataclasses.replace(
+        config.PROFILES["sample"], name="ablation", dataset=options.data, batch_size=64,
+        epochs=options.epochs, patience=options.epochs,
+    )  # fmt: skip
+    root = options.out or config.runs_root() / f"{options.data}-ablation"
+    dataset = datasets.locate(options.data)
+    table = split.assign(clean.mark(manifest.load(dataset)), validation_fraction=0.1, seed=207)
+    data = pipeline.Data(dataset, table, 32)
+    origin = table.set_index("path")["source"]
+    families = sorted(
+        name.removeprefix("only-")
+        for name in generalisation.trainings(table)
+        if name.startswith("only-")
+    )
+    rows = []
+    for way in options.ways:
+        for number in range(options.seeds if way == "several" else 1):
+            own_profile = dataclasses.replace(profile, seed=profile.seed + number)
+            for held_out in families:
+                if way == "ensemble of specialists":
+                    found = specialists(held_out, data, own_profile, root, options.images)
+                else:
+                    base = "several" if WAYS[way] is None else way
+                    folder, own, found = trained(
+                        base, held_out, data, own_profile, root, options.images
+                    )
+                    if way == "distance from photographs":
+                        found = distances(folder, own)
+                row = {"way": way, "held_out": held_out, "seed": own_profile.seed}
+                rows.append(row | measured(found, held_out, origin))
+                print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()},
+                      flush=True)  # fmt: skip
+                runs.write_table(root / "trials.csv", pd.DataFrame(rows))
+    trials = pd.DataFrame(rows)
+    grouped = trials.drop(columns="seed").groupby(["way", "held_out"], sort=False)
+    summary = grouped.mean().join(grouped.std().add_suffix("_sd"))
+    summary.insert(0, "seeds", grouped.size())
+    print(runs.write_table(root / "ablation.csv", summary.reset_index()))
+
+
+if __name__ == "__main__":
+    main()
