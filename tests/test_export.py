@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -196,6 +197,32 @@ def test_false_accusations_are_counted_on_other_photographs(
     for name, label in (("accused", "FAKE"), ("unsure", "UNSURE")):
         assert entry[name] == pytest.approx(np.mean([r["label"] == label for r in rows]), abs=1e-4)
     assert "## Ordinary photographs: 6 of `others`" in path.with_suffix(".md").read_text()
+
+
+def test_each_source_and_generator_is_measured_by_itself(trained, learnable, tmp_path):
+    odd = np.arange(len(learnable.manifest)) % 2 == 1
+    fake = learnable.manifest["label"] == 1
+    table = learnable.manifest.assign(
+        source=np.where(odd, "here", "there"),
+        generator=np.where(~fake, "real", np.where(odd, "first", "second")),
+    )
+    mixed = dataclasses.replace(learnable, manifest=table)
+    path = export.export(
+        trained["compact"], mixed, root=tmp_path, name="mine", target=tmp_path / "out",
+        purpose="Good at this.",
+    )  # fmt: skip
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    parts = {(row["source"], row["generator"]): row for row in card["measured"]["parts"]}
+    assert set(parts) == {("here", "real"), ("there", "real"), ("here", "first"),
+                          ("there", "second")}  # fmt: skip
+    assert sum(row["n"] for row in parts.values()) == card["measured"]["test"]["n"]
+    called = sum(
+        row["n"] * row["called_fake"] for row in parts.values() if row["generator"] != "real"
+    )
+    test = card["measured"]["test"]
+    assert called == pytest.approx(test["recall_fake"] * test["n_fake"], abs=1e-3)
+    page = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert "Good at this." in page and "| fakes of `second`, there |" in page
 
 
 # --- the files ---------------------------------------------------------------------------

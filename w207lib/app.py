@@ -28,8 +28,8 @@ def show() -> None:
     # The icon is a picture of our own: Streamlit would fetch one of its own from the network.
     st.set_page_config("Photograph or generated?", app_parts.icon(), "wide")
     st.html(app_parts.STYLE)
-    made = load_detector(os.environ.get(serve.MODEL_VARIABLE, detector.DEFAULT))
     st.title("Photograph or generated?", anchor=False)
+    made = _choose_detector(os.environ.get(serve.MODEL_VARIABLE, detector.DEFAULT))
     st.markdown(
         f"See whether a picture looks more like {_title(made)}'s photographs or its generated "
         "images: a resemblance, never proof. What you upload stays in this computer's memory."
@@ -47,6 +47,23 @@ def show() -> None:
 def load_detector(name: str) -> detector.Detector:
     """Load the detector once for all visitors."""
     return detector.load(name)
+
+
+def _choose_detector(first: str) -> detector.Detector:
+    """Let a visitor choose among the shipped detectors, the one asked for first."""
+    names = [first, *(name for name in detector.names() if name != first)]
+    if len(names) == 1 or first not in detector.names():
+        return load_detector(first)
+    name = st.radio(
+        "Detector", names, captions=[load_detector(name).purpose for name in names],
+        key="detector", on_change=_forget,
+    )  # fmt: skip
+    return load_detector(name)
+
+
+def _forget() -> None:
+    """Judge again what was judged by another detector."""
+    st.session_state["judged"] = {}
 
 
 def find_samples() -> list[Path]:

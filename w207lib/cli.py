@@ -187,8 +187,10 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = _command(commands, "predict", _predict,
                        "say of image files whether they resemble photographs or fakes")  # fmt: skip
-    predict.add_argument("paths", metavar="PATH", nargs="+",
+    predict.add_argument("paths", metavar="PATH", nargs="*",
                          help="files, folders, patterns; - reads a list of them")  # fmt: skip
+    predict.add_argument("--models", action="store_true",
+                         help="list the shipped detectors, and what each is good at")  # fmt: skip
     predict.add_argument("--model", default="compact", metavar="NAME_OR_FILE",
                          help="a shipped detector, or an .onnx file (compact)")  # fmt: skip
     predict.add_argument("--csv", metavar="FILE", help="write the rows there (- for the terminal)")
@@ -198,6 +200,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("folder", metavar="MODEL", type=Path,
                         help="a model's run folder: runs/cifake/models/compact")  # fmt: skip
     export.add_argument("--name", help="what to call it (the folder's name)")
+    export.add_argument("--purpose", default="", metavar="TEXT",
+                        help="a sentence on what it is good at")  # fmt: skip
     export.add_argument("--photographs", action="append", default=[], metavar="NAME",
                         help="a data set to count false accusations on (repeatable)")  # fmt: skip
     export.add_argument("--out", metavar="DIR", type=Path, help="where to (data/models)")
@@ -445,6 +449,12 @@ def _evaluate(options) -> int:
 def _predict(options) -> int:
     from w207lib import detector
 
+    if options.models:
+        for name in detector.names():
+            print(f"{name:10} {detector.load(name).purpose}")
+        return 0
+    if not options.paths:
+        raise ValueError("no PATH came; expected files, folders or patterns, or - for a list.")
     if options.csv == "-" and options.json == "-":
         raise ValueError("--csv - and --json - both came; only one can have the terminal.")
     words = []
@@ -527,7 +537,7 @@ def _export(options) -> int:
     settings = config.of_run(root, image_size=size)
     path = export.export(
         folder, pipeline.load_data(settings, root), root=root, name=options.name,
-        target=options.out, photographs=tuple(options.photographs),
+        target=options.out, photographs=tuple(options.photographs), purpose=options.purpose,
     )  # fmt: skip
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
     print(f"detector {path}")

@@ -80,6 +80,11 @@ class Detector:
     card: dict
 
     @property
+    def purpose(self) -> str:
+        """One sentence on what it is good at."""
+        return self.card.get("purpose") or f"Trained on {self.card['data']['title']}."
+
+    @property
     def size(self) -> int:
         """Side of the square input, in pixels."""
         return self.card["image_size"]

@@ -37,7 +37,7 @@ UNSURE = (0.2, 0.8)
 or more. A threshold beyond them widens the band."""
 MOST_DESCRIBED = 20_000
 TOLERANCE = 1e-3
-TITLES = {"cifake": "CIFAKE"}
+TITLES = {"cifake": "CIFAKE", "cifake-made": "CIFAKE+"}
 NOT_FOR = (
     "proof that a picture is genuine or generated, in court, in class or anywhere else",
     "judging a person, a student's work or a news picture",
@@ -47,7 +47,7 @@ NOT_FOR = (
 
 def export(
     folder: str | Path, data: Data, *, root: Path, name: str | None = None,
-    target: Path | None = None, photographs: tuple[str, ...] = (),
+    target: Path | None = None, photographs: tuple[str, ...] = (), purpose: str = "",
 ) -> Path:  # fmt: skip
     """Make a detector of a trained network, and measure it.
 
@@ -60,7 +60,9 @@ def export(
         root: The run's folder, with the log of test scorings.
         name: The detector's name; None for the run folder's.
         target: Folder to write to; None for ``data/models``.
-        photographs: Data sets whose photographs show how often it accuses ordinary ones.
+        photographs: Data sets whose photographs show how often it accuses ordinary ones; of one
+            that is a source of the training data, those of its test split alone.
+        purpose: One sentence on what it is good at, for whoever has to choose.
 
     Returns:
         The ONNX file; beside it lie the card (``.json``, and ``.md`` to read) and the network
@@ -91,7 +93,7 @@ def export(
         network.save(path.with_suffix(".keras"))
         with_logit = _with_logit(network)
         with_logit.export(path, format="onnx", verbose=False)
-        made = detector.Detector(path, _first_card(name, data, configuration))
+        made = detector.Detector(path, _first_card(name, data, configuration, purpose))
         validation = data.split("validation")
         logit = _run(made, validation)
         own = predict.scores(network, validation)
@@ -177,13 +179,16 @@ def measure(
     test |= _share("outside", (judged["status"] == "outside").to_numpy(), groups)
     test["brier"] = _plain(metrics.brier_score_loss(rows["label"], judged["score"]))
     test["log_loss"] = _plain(metrics.log_loss(rows["label"], judged["score"]))
-    found = {"test": test, "photographs": {}}
+    found = {"test": test, "parts": _parts(made, rows, judged, groups), "photographs": {}}
     small = pipeline.load_pixels(data.dataset, rows, made.size)
     inside = outside.distance(small, made.card["outside"])
     for name in photographs:
         dataset = datasets.locate(name)
         table = manifest.usable(manifest.load(dataset))
-        table = table[table["label"] == schema.REAL].reset_index(drop=True)
+        table = table[table["label"] == schema.REAL]
+        if name in set(data.manifest["source"]):  # the others were trained on, in pieces
+            table = table[table["split"] == "test"]
+        table = table.reset_index(drop=True)
         judged = _judge(made, dataset, table)
         groups = intervals.group_codes(table)
         small = pipeline.load_pixels(dataset, table, made.size)
@@ -201,6 +206,27 @@ def measure(
     return found
 
 
+def _parts(made: detector.Detector, rows: pd.DataFrame, judged, groups) -> list[dict]:
+    """Measure the photographs of each source and the fakes of each generator by themselves.
+
+    Returns:
+        Dicts with ``source, generator, n`` and, each with limits, ``called_fake`` (the score is
+        at least the threshold) and ``verdict_fake``; none where there is one source and one
+        generator alone.
+    """
+    places = rows.groupby(["source", "generator"]).indices
+    if len(places) <= 2:
+        return []
+    found = []
+    for (source, generator), at in places.items():
+        called = (judged["score"] >= made.card["threshold"]).to_numpy()[at]
+        verdict = (judged["label"] == "FAKE").to_numpy()[at]
+        row = {"source": source, "generator": generator, "n": len(at)}
+        row |= _share("called_fake", called, groups[at])
+        found.append(row | _share("verdict_fake", verdict, groups[at]))
+    return sorted(found, key=lambda row: row["generator"] != "real")
+
+
 def card_page(card: dict) -> str:
     """Return a model card as a Markdown page (after Mitchell et al. 2019)."""
     test, data = card["measured"]["test"], card["data"]
@@ -211,6 +237,7 @@ def card_page(card: dict) -> str:
         f"{data['title']}'s photographs from {data['title']}'s generated images. It says what an "
         "image resembles, never what it is.",
         "",
+        *([card["purpose"], ""] if card.get("purpose") else ()),
         "## What it is not for",
         "",
         *(f"- {use}" for use in NOT_FOR),
@@ -240,6 +267,20 @@ def card_page(card: dict) -> str:
         f"| status `outside` | {_interval(test, 'outside')} |",
         f"| Brier score | {test['brier']:.4f} |",
     ]
+    if card["measured"].get("parts"):
+        lines += [
+            "",
+            "## Each source and generator by itself",
+            "",
+            "| images | n | score from the threshold up | verdict FAKE |",
+            "|---|--:|--:|--:|",
+        ]
+    for row in card["measured"].get("parts", ()):
+        what = "photographs" if row["generator"] == "real" else f"fakes of `{row['generator']}`"
+        lines.append(
+            f"| {what}, {row['source']} | {row['n']:,} | {_interval(row, 'called_fake')} | "
+            f"{_interval(row, 'verdict_fake')} |"
+        )
     for name, entry in card["measured"]["photographs"].items():
         lines += [
             "",
@@ -265,12 +306,13 @@ def card_page(card: dict) -> str:
     return "\n".join(lines)
 
 
-def _first_card(name: str, data: Data, configuration: dict) -> dict:
+def _first_card(name: str, data: Data, configuration: dict, purpose: str) -> dict:
     dataset = data.dataset.name
     rows = manifest.usable(data.manifest, "train")
     return {
-        "format": detector.FORMAT, "name": name, "recipe": configuration["recipe"],
-        "parameters": None, "epochs": configuration["epochs"], "image_size": data.size,
+        "format": detector.FORMAT, "name": name, "purpose": purpose,
+        "recipe": configuration["recipe"], "parameters": None,
+        "epochs": configuration["epochs"], "image_size": data.size,
         "label_map": schema.LABEL_MAP, "resampling": images.RESAMPLING,
         "round_trips": list(detector.ROUND_TRIPS), "not_for": list(NOT_FOR),
         "data": {
