@@ -43,6 +43,16 @@ def test_where_nothing_differs_no_probe_guesses(facts, thumbnails):
     assert (found["n"] == N).all() and (found["groups"] == N // 4).all()
 
 
+def test_files_that_are_no_jpegs_have_no_quality_and_are_asked_about_all_the_same(
+    facts, thumbnails
+):
+    png = facts.assign(format="PNG", tables="", quality=np.nan, subsampling="")
+    assert auroc(probes.run(png, thumbnails), "container") < 0.62
+    one = png["group"] == "g3"  # its fold trains on no quality at all
+    few = png.assign(quality=png["quality"].mask(one, 75.0))
+    assert auroc(probes.run(few, thumbnails), "container") < 0.62
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [("format", "PNG"), ("mode", "L"), ("tables", "b"), ("quality", 75.0), ("exif", True),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import fakes, generalisation, manifest, pipeline, runs
+from w207lib import fakes, generalisation, manifest, models, pipeline, runs
 
 
 def make_fakes(options) -> int:
@@ -29,6 +29,7 @@ def make_fakes(options) -> int:
 
 def generalise(options, settings, root: Path) -> int:
     """Train detectors with families of generators held out, and print what each one finds."""
+    models.find(options.recipe)
     with runs.locked(root):
         data = pipeline.prepare(settings, root)
         trainings = generalisation.run(

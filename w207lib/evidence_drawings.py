@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from w207lib import audit_page, audit_plots, config, evaluation_plots, style
+from w207lib import (
+    audit_page,
+    audit_plots,
+    config,
+    evaluation_plots,
+    generalisation_plots,
+    style,
+)
 from w207lib.drawings import HALF, WIDE, figure
 
 AUDITED = ("sample", "cifake", "photos")
@@ -128,3 +135,10 @@ def plot_claims(table: pd.DataFrame) -> Figure:
     ax.set(xlabel="accuracy")
     drawn.legend(loc="outside upper center", ncols=2, frameon=False)
     return drawn
+
+
+@figure("results/generalise/matrix.csv")
+def generalise_matrix() -> Figure:
+    """What each training finds of each generator's fakes, CIFAKE's and our own."""
+    table = pd.read_csv(config.home() / "results" / "generalise" / "matrix.csv")
+    return _drawn(generalisation_plots.plot_generalisation, table, size=WIDE)

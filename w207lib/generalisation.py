@@ -26,7 +26,7 @@ from w207lib.schema import FAKE, REAL
 TRAININGS = "trainings.csv"
 MATRIX = "matrix.csv"
 PHOTOGRAPHS = "false_alarms.csv"
-FALSE_ALARMS = 0.05
+FALSE_ALARMS, POINT = 0.05, "5 %"
 VALIDATION_SHARE = 0.2
 """Validation images of a training, as a share of its training images."""
 
@@ -240,3 +240,37 @@ def count(table: pd.DataFrame) -> pd.DataFrame:
     counts = counts.reset_index()
     counts.insert(2, "family", [fakes.family(name) for name in counts["generator"]])
     return counts
+
+
+def overview(folder: Path) -> str:
+    """Return the published matrix as Markdown, for the README.
+
+    Args:
+        folder: With ``matrix.csv`` and ``false_alarms.csv``, as ``run`` leaves them.
+
+    Returns:
+        One row a training: the share of each generator's fakes that it finds at 5 % false alarms
+        (in bold where it was trained on that family), the photographs right at that threshold,
+        and the photographs of other sources called FAKE.
+    """
+    found = pd.read_csv(folder / MATRIX)
+    alarms = pd.read_csv(folder / PHOTOGRAPHS)
+    found, alarms = (table[table["point"] == POINT] for table in (found, alarms))
+    generators = list(dict.fromkeys(found["generator"]))
+    alarms = alarms.pivot(index="model", columns="source", values="false_alarms")
+    others = list(alarms)
+    lines = [
+        f"| trained | {' | '.join(generators)} | photographs right | "
+        + "".join(f"photographs of {name} called FAKE | " for name in others),
+        "|---|" + "--:|" * (len(generators) + 1 + len(others)),
+    ]
+    for model, rows in found.groupby("model", sort=False):
+        rows = rows.set_index("generator")
+        cells = []
+        for name in generators:
+            text = f"{rows.loc[name, 'recall_fake']:.2f}"
+            cells.append(f"**{text}**" if rows.loc[name, "seen"] else text)
+        cells.append(f"{rows['specificity'].iloc[0]:.3f}")
+        cells += [f"{alarms.loc[model, name]:.2f}" for name in others]
+        lines.append(f"| {model.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)

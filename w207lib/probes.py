@@ -132,7 +132,8 @@ def _encode(rows: pd.DataFrame, probe: str) -> np.ndarray:
         pd.factorize(rows[name], sort=True)[0] if name in CATEGORIES else rows[name].astype(float)
         for name in names
     ]
-    return np.column_stack(columns)
+    # Of other formats than JPEG there is no quality; scikit-learn fails on a column of NaN alone.
+    return np.nan_to_num(np.column_stack(columns).astype(float), nan=-1)
 
 
 def _lowpass(thumbnails: np.ndarray) -> np.ndarray:
@@ -149,7 +150,7 @@ def _auroc(x, label, group, name, seed) -> tuple[float, tuple[float, float]]:
     folds = min(FOLDS, *units)
     if folds < 2:
         return np.nan, (np.nan, np.nan)
-    if np.all(x == x[:1]) or np.isnan(x).all():
+    if np.all(x == x[:1]):
         return 0.5, (0.5, 0.5)  # nothing to learn from: every image says the same
     model = HistGradientBoostingClassifier(
         max_iter=60, min_samples_leaf=20, max_leaf_nodes=15, random_state=seed

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from w207lib import audit_page, config, evaluate, recipes, runs, train
+from w207lib import audit_page, config, evaluate, generalisation, recipes, runs, train
 
 METRICS = "metrics.csv"
 ROBUSTNESS = "robustness.csv"
@@ -372,6 +372,10 @@ def fill_readme(path: Path | None = None) -> str:
     if measured.is_file():
         block = f"<!-- planted -->\n{audit_page.planted(measured)}\n<!-- end -->"
         new = re.sub(r"<!-- planted -->.*?<!-- end -->", lambda _: block, new, flags=re.DOTALL)
+    matrix = config.results_root() / "generalise"
+    if matrix.is_dir():
+        block = f"<!-- generalise -->\n{generalisation.overview(matrix)}\n<!-- end -->"
+        new = re.sub(r"<!-- generalise -->.*?<!-- end -->", lambda _: block, new, flags=re.DOTALL)
     if new != old:
         with runs.replacing(path) as temporary:
             temporary.write_text(new, encoding="utf-8")

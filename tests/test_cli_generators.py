@@ -1,0 +1,64 @@
+"""The commands ``w207 fakes`` and ``w207 generalise``, from words to tables."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from w207lib import cli, config, fakes, generalisation, importing, report
+
+
+@pytest.fixture
+def small(home, make_tree, monkeypatch):
+    """A data set of 16-pixel images, and makers that take two steps."""
+    for name, spec in fakes.MAKERS.items():
+        monkeypatch.setitem(fakes.MAKERS, name, dataclasses.replace(spec, steps=2))
+    counts = {"train/REAL": 40, "train/FAKE": 40, "test/REAL": 16, "test/FAKE": 16}
+    importing.add("small", make_tree(home.parent / "small", counts, size=16))
+    return home
+
+
+def test_from_photographs_to_what_is_found_of_unseen_generators(small, capsys):
+    words = ["fakes", "small", "--makers", "autoencoder", "gan", "--images", "16"]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "data set small-made: 152 images" in out and "from grey-level statistics" in out
+    checks = pd.read_csv(config.data_root() / "small-made" / fakes.CHECKS)
+    assert checks["generator"].tolist() == ["autoencoder", "gan", "unknown"]
+
+    words = ["generalise", "small-made", "--recipe", "two_conv", "--images", "40", "--epochs", "1",
+             "--only", "without-GAN", "--only", "all"]  # fmt: skip
+    assert cli.main([*words, "--out", str(small.parent / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "threshold frozen (* family held out)" in out and "alarms: small" in out
+    rows = pd.read_csv(small.parent / "run" / generalisation.MATRIX)
+    assert set(rows["model"]) == {"without-GAN", "all"}
+    marked = [line for line in out.splitlines() if line.startswith("without-GAN") and "*" in line]
+    assert len(marked) == 2  # both thresholds; one generator was held out
+    assert all(line.count("*") == 1 for line in marked)
+
+
+def test_a_run_is_published_as_any_other(small, capsys, monkeypatch):
+    assert cli.main(["fakes", "small", "--makers", "autoencoder", "gan", "--images", "16"]) == 0
+    root = small.parent / "run"
+    words = ["generalise", "small-made", "--recipe", "two_conv", "--images", "40", "--epochs", "1"]
+    assert cli.main([*words, "--only", "all", "--out", str(root)]) == 0
+    (small / "data" / "reports.csv").write_text("model,report\n", encoding="utf-8")
+    target = report.publish(root, target=small / "results" / "generalise")
+    names = {path.name for path in target.iterdir()}
+    assert {generalisation.MATRIX, generalisation.PHOTOGRAPHS, "predictions.parquet"} <= names
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("fakes nowhere", "data set 'nowhere' is unknown"),
+        ("fakes small --makers vae", "vae came; there are autoencoder"),
+        ("generalise small", "nothing can be held out"),
+        ("generalise small --recipe sora", "recipe 'sora' is unknown"),
+    ],
+)
+def test_wrong_use_gets_one_sentence(small, capsys, words, says):
+    assert cli.main(words.split()) == cli.EXIT_WRONG_USE
+    err = capsys.readouterr().err
+    assert says in err and "Traceback" not in err
