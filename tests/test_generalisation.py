@@ -1,5 +1,7 @@
 """Holding generators out: who sees what, which threshold, and what the tables say."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -156,3 +158,20 @@ def test_an_unknown_training_is_refused(data, tiny_profile, tmp_path):
                 names=["without-sora"],
             )
         )  # fmt: skip
+
+
+def test_detectors_are_scored_elsewhere_at_their_frozen_thresholds_and_it_is_logged(
+    done, data, tmp_path
+):
+    _, finished = done
+    kept = pd.read_parquet(finished["without-GAN"] / "test.parquet")
+    frozen = json.loads((finished["without-GAN"] / "model.json").read_text())["threshold"]
+    other = pipeline.Data(data.dataset, data.manifest, 8)  # the network has its own size
+    found = generalisation.elsewhere({"mended": finished["without-GAN"]}, other, root=tmp_path)
+    assert set(found["model"]) == {"mended"} and set(found["threshold"]) == {frozen}
+    assert set(found["generator"]) == {*FAMILIES, "elsewhere"}
+    gan = kept.loc[kept["generator"] == "gan", "score"] >= frozen
+    assert found.set_index("generator")["recall_fake"]["gan"] == pytest.approx(gan.mean())
+    assert found["n_real"].nunique() == 1  # each generator against all photographs
+    (line,) = runs.test_scorings(tmp_path).to_dict(orient="records")
+    assert line["model"] == "mended" and line["data_digest"] == data.digest

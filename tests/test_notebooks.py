@@ -35,10 +35,10 @@ def tags(cell):
     return cell.metadata.get("tags", [])
 
 
-def test_no_number_stands_twice_and_the_first_nine_are_there():
+def test_no_number_stands_twice_and_the_first_eleven_are_there():
     numbers = [path.name[:2] for path in PATHS]
     assert len(set(numbers)) == len(numbers)
-    assert numbers[:9] == [f"{n:02}" for n in range(1, 10)]
+    assert numbers[:11] == [f"{n:02}" for n in range(1, 12)]
 
 
 def test_it_is_named_by_its_number_and_the_question_it_answers(path, book):

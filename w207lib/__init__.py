@@ -12,7 +12,7 @@ layer  modules
        ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` · ``style`` · ``diagrams`` ·
        ``plots`` (tables → axes) · ``robustness_plots`` ·
-       ``comparison_plots`` · ``galleries`` (images → figures) ·
+       ``comparison_plots`` · ``generalisation_plots`` · ``galleries`` (images → figures) ·
        ``explain_plots`` · ``perturb`` (JPEG, blur, noise: uint8 → uint8) · ``intervals`` ·
        ``maps`` (of evidence, compared) ·
        ``threshold`` · ``evaluate`` (predictions → metrics) · ``calibration`` ·

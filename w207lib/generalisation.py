@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from w207lib import fakes, manifest, operating, predict, runs, train
+from w207lib import evaluate, fakes, manifest, operating, predict, runs, train
 from w207lib.config import Profile
 from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data
@@ -225,6 +225,36 @@ def false_alarms(predictions: pd.DataFrame, origin: pd.Series) -> pd.DataFrame:
     columns = ["model", "source", "point", "threshold", "n_real", "false_alarms",
                "false_alarms_low", "false_alarms_high"]  # fmt: skip
     return points.loc[points["split"] == "test", columns].reset_index(drop=True)
+
+
+def elsewhere(folders: Mapping[str, Path], data: Data, *, root: Path) -> pd.DataFrame:
+    """Score test images of data that detectors need not have been trained on.
+
+    Nothing is chosen on these images: the thresholds are those that were frozen with the models.
+    Each scoring is written down.
+
+    Args:
+        folders: Run folders of trained networks, by the name to be given to each.
+        data: Images with a test split; its size is not used, each network has its own.
+        root: The run's folder with the log of test scorings.
+
+    Returns:
+        As ``evaluate.score`` by generator: one row a network × generator.
+
+    Raises:
+        ValueError: The test split has no usable image.
+    """
+    tables, frozen = [], {}
+    for name, folder in folders.items():
+        model, facts = predict.load(folder)
+        part = dataclasses.replace(data, size=facts["image_size"]).split("test")
+        runs.log_test_scoring(
+            root, model=name, data_digest=data.digest, model_digest=predict.weights_digest(model)
+        )
+        scored = predict.scores(model, part)
+        tables.append(predict.table(part.rows, scored, model=name, grouped=data.grouped))
+        frozen[name] = facts["threshold"]
+    return evaluate.score(pd.concat(tables, ignore_index=True), by="generator", threshold=frozen)
 
 
 def home(table: pd.DataFrame) -> str:
