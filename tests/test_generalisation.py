@@ -175,3 +175,14 @@ def test_detectors_are_scored_elsewhere_at_their_frozen_thresholds_and_it_is_log
     assert found["n_real"].nunique() == 1  # each generator against all photographs
     (line,) = runs.test_scorings(tmp_path).to_dict(orient="records")
     assert line["model"] == "mended" and line["data_digest"] == data.digest
+
+
+def test_the_overview_marks_what_was_seen_and_leaves_the_home_out_of_the_others(done, tmp_path):
+    root, _ = done
+    lines = generalisation.overview(root).splitlines()
+    assert lines[0].startswith("| trained | dcgan | gan | autoencoder | ddpm | photographs right |")
+    assert lines[0].endswith("| photographs of elsewhere called FAKE |")
+    assert len({line.count("|") for line in lines}) == 1
+    (row,) = [line for line in lines if line.startswith("| without-GAN")]
+    cells = [cell.strip() for cell in row.split("|")[2:6]]
+    assert [cell.startswith("**") for cell in cells] == [False, False, True, True]

@@ -286,12 +286,13 @@ def overview(folder: Path) -> str:
     found = pd.read_csv(folder / MATRIX)
     alarms = pd.read_csv(folder / PHOTOGRAPHS)
     found, alarms = (table[table["point"] == POINT] for table in (found, alarms))
-    generators = list(dict.fromkeys(found["generator"]))
+    generators = list(found.sort_values(["family", "generator"])["generator"].unique())
+    own = alarms.loc[alarms["n_real"].idxmax(), "source"]
     alarms = alarms.pivot(index="model", columns="source", values="false_alarms")
-    others = list(alarms)
+    others = [name for name in alarms if name != own]
     lines = [
-        f"| trained | {' | '.join(generators)} | photographs right | "
-        + "".join(f"photographs of {name} called FAKE | " for name in others),
+        f"| trained | {' | '.join(_escaped(generators))} | photographs right |"
+        + "".join(f" photographs of {name} called FAKE |" for name in others),
         "|---|" + "--:|" * (len(generators) + 1 + len(others)),
     ]
     for model, rows in found.groupby("model", sort=False):
@@ -302,5 +303,9 @@ def overview(folder: Path) -> str:
             cells.append(f"**{text}**" if rows.loc[name, "seen"] else text)
         cells.append(f"{rows['specificity'].iloc[0]:.3f}")
         cells += [f"{alarms.loc[model, name]:.2f}" for name in others]
-        lines.append(f"| {model.replace('_', ' ')} | {' | '.join(cells)} |")
+        lines.append(f"| {_escaped([model])[0]} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _escaped(names: Iterable[str]) -> list[str]:
+    return [name.replace("_", "\\_") for name in names]

@@ -269,6 +269,8 @@ def publish(root: Path, *, target: Path | None = None) -> Path:
     kept["score"] = kept["score"].astype("float32")
     for column in ("path", "generator", "split", "model", "condition"):
         kept[column] = kept[column].astype("category")
+    if "group" in kept:  # only which rows share one matters, and numbers are small
+        kept["group"] = pd.factorize(kept["group"])[0]
     kept.to_parquet(staging / "predictions.parquet", index=False, compression="zstd")
     model_facts(root).to_csv(staging / "models.csv", index=False)
     if not summary["notebooks"]:
