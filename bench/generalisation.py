@@ -1,14 +1,15 @@
 """What helps a detector with fakes of generators that it never saw, and what gives nothing.
 
-    w207 fakes cifake --photographs photos
-    python bench/generalisation.py [--data cifake-made] [--images 8000] [--epochs 4] [--seeds 2]
+    w207 fakes cifake --photographs photos && w207 generalise cifake-made
+    python bench/generalisation.py [--data cifake-made] [--seeds 2] [--csv FILE]
 
-Every way has the same training images and epochs, and every family of generators is held out in
-turn. `several` is trained with several seeds, whose spread says what a difference is worth; the
-other ways with the first seed alone. Nothing of the held-out family is used before it is scored:
-thresholds come from the validation images of the other families. Writes one row a way, held-out
-family and seed into the run's folder, and the means into `bench/results/generalisation.csv`.
-Trainings that are there are kept.
+Every way has the images and epochs of `w207 generalise`, and each family of our own generators is
+held out in turn. `several` (all families but the held-out one) is trained with several seeds,
+whose spread says what a difference is worth; the other ways with the first seed alone. Nothing of
+the held-out family is used before it is scored: thresholds come from the validation images of the
+others. Trainings that are there are kept, those of `w207 generalise` too. Writes one row a way,
+held-out family and seed into the run's folder, and the means into
+`bench/results/generalisation.csv`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from w207lib import (
     train,
 )  # fmt: skip
 
-RECIPE = "three_conv"
+RECIPE, SEED = "three_conv", 207
 RESULT = config.home() / "bench" / "results" / "generalisation.csv"
 WAYS = {
     "one generator": {},
@@ -51,13 +52,8 @@ WAYS = {
 """Options of ``train.fit``; None for what is made of other ways' networks, without a training."""
 
 
-def seen(way: str, held_out: str, table: pd.DataFrame) -> tuple[str, ...]:
-    known = generalisation.trainings(table)
-    if way == "one generator":
-        own = [name for name in known if name.startswith("only-") and held_out not in name]
-        first = "only-stable_diffusion" if "only-stable_diffusion" in own else own[0]
-        return known[first]
-    return known[f"without-{held_out}"]
+MATRIX = {"one generator": "only-{first}", "several": "without-{held_out}"}
+"""Ways whose first seed is a training of `w207 generalise`, by its name."""
 
 
 def selection(way: str, held_out: str, data: pipeline.Data, images: int, seed: int):
@@ -68,14 +64,26 @@ def selection(way: str, held_out: str, data: pipeline.Data, images: int, seed: i
         invented = table["generator"].isin(fakes.MAKERS) & ~table["group"].isin(real)
         hidden = invented & (table["split"] != "test")
         table = table.assign(status=table["status"].mask(hidden, "excluded"))
+    known = generalisation.trainings(data.manifest)
+    name = MATRIX.get(way, MATRIX["several"]).format(first=first_family(data), held_out=held_out)
     usable = set(manifest.usable(table, "train")["generator"])
-    generators = [name for name in seen(way, held_out, data.manifest) if name in usable]
+    generators = [maker for maker in known[name] if maker in usable]
     sources = set(table["source"]) if way.endswith("other photographs") else [home]
     return generalisation.choose(table, generators, images=images, seed=seed, sources=sources)
 
 
+def first_family(data: pipeline.Data) -> str:
+    """The family of the fakes that the data set came with."""
+    counts = data.manifest.query("label == 1")["generator"].value_counts()
+    return fakes.family(counts.index[0])
+
+
 def trained(way, held_out, data, profile, root, images):
     name = f"{way}-{held_out}-{profile.seed}".replace(",", "").replace(" ", "_")
+    folder = root / "ablation"
+    if way in MATRIX and profile.seed == SEED:
+        name = MATRIX[way].format(first=first_family(data), held_out=held_out)
+        folder = root / "models"
     chosen = selection(way, held_out, data, images, profile.seed)
     own = dataclasses.replace(data, manifest=chosen)
     folder = train.fit(RECIPE, own, profile, root / "models", name=name, images=images, **WAYS[way])
@@ -131,7 +139,7 @@ def specialists(held_out, data, profile, root, images) -> pd.DataFrame:
     asked = dataclasses.replace(data, manifest=chosen)
     tables = []
     for family in (f for f in families if f != held_out):
-        name = f"only-{family}-{profile.seed}"
+        name = f"only-{family}"
         one = generalisation.choose(
             data.manifest, known[f"only-{family}"], images=images, seed=profile.seed
         )
@@ -175,8 +183,8 @@ def distances(folder, own: pipeline.Data) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="cifake-made")
-    parser.add_argument("--images", type=int, default=8_000)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--out", type=Path, default=None, help="run folder")
@@ -185,18 +193,14 @@ def main() -> None:
     os.environ[runs.RESUME_VARIABLE] = "1"
     profile = dataclasses.replace(
         config.PROFILES["sample"], name="ablation", dataset=options.data, batch_size=64,
-        epochs=options.epochs, patience=options.epochs,
+        epochs=options.epochs, seed=SEED,
     )  # fmt: skip
-    root = options.out or config.runs_root() / f"{options.data}-ablation"
+    root = options.out or config.runs_root() / options.data
     dataset = datasets.locate(options.data)
     table = split.assign(clean.mark(manifest.load(dataset)), validation_fraction=0.1, seed=207)
     data = pipeline.Data(dataset, table, 32)
     origin = table.set_index("path")["source"]
-    families = sorted(
-        name.removeprefix("only-")
-        for name in generalisation.trainings(table)
-        if name.startswith("only-")
-    )
+    families = sorted({spec.family for spec in fakes.MAKERS.values()})
     rows = []
     for way in options.ways:
         for number in range(options.seeds if way == "several" else 1):
@@ -215,7 +219,7 @@ def main() -> None:
                 rows.append(row | measured(found, held_out, origin))
                 print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()},
                       flush=True)  # fmt: skip
-                runs.write_table(root / "trials.csv", pd.DataFrame(rows))
+                runs.write_table(root / "ablation" / "trials.csv", pd.DataFrame(rows))
     trials = pd.DataFrame(rows)
     grouped = trials.drop(columns="seed").groupby(["way", "held_out"], sort=False)
     summary = grouped.mean().join(grouped.std().add_suffix("_sd"))

@@ -248,6 +248,8 @@ def card_page(card: dict) -> str:
         f"pixels, digest `{data['digest'][:16]}`. Input {card['image_size']}×"
         f"{card['image_size']}, resampled by {card['resampling']}.",
         "",
+        *(f"- {part}" for part in data.get("made_of", ())),
+        *([""] if data.get("made_of") else ()),
         "## How it answers",
         "",
         f"The score is P(FAKE), calibrated on the validation split. From "
@@ -318,8 +320,20 @@ def _first_card(name: str, data: Data, configuration: dict, purpose: str) -> dic
         "data": {
             "name": dataset, "title": TITLES.get(dataset, dataset), "images": len(rows),
             "side": int(rows[["width", "height"]].max(axis=1).median()), "digest": data.digest,
+            "made_of": _made_of(rows),
         },
     }  # fmt: skip
+
+
+def _made_of(rows: pd.DataFrame) -> list[str]:
+    """Say what a training split of several sources or generators is made of."""
+    counts = rows.groupby(["source", "generator"]).size()
+    if len(counts) <= 2:
+        return []
+    return [
+        f"{n:,} {'photographs' if maker == 'real' else f'fakes of `{maker}`'} ({source})"
+        for (source, maker), n in counts.items()
+    ]
 
 
 def _rebuild(trained, configuration: dict):

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from w207lib import audit_page, config, evaluate, generalisation, recipes, runs, train
+from w207lib import audit_page, config, detector, evaluate, generalisation, recipes, runs, train
 
 METRICS = "metrics.csv"
 ROBUSTNESS = "robustness.csv"
@@ -378,10 +378,32 @@ def fill_readme(path: Path | None = None) -> str:
     if matrix.is_dir():
         block = f"<!-- generalise -->\n{generalisation.overview(matrix)}\n<!-- end -->"
         new = re.sub(r"<!-- generalise -->.*?<!-- end -->", lambda _: block, new, flags=re.DOTALL)
+    if detector.names():
+        block = f"<!-- detectors -->\n{_markdown_detectors()}\n<!-- end -->"
+        new = re.sub(r"<!-- detectors -->.*?<!-- end -->", lambda _: block, new, flags=re.DOTALL)
     if new != old:
         with runs.replacing(path) as temporary:
             temporary.write_text(new, encoding="utf-8")
     return new
+
+
+def _markdown_detectors() -> str:
+    """Return what the cards of the shipped detectors say they measured."""
+    lines = [
+        "| detector | test split of | accuracy | UNSURE | right if sure | photographs called FAKE, "
+        "there | whole ones of `photos` called FAKE |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for name in detector.names():
+        card = detector.load(name).card
+        test, whole = card["measured"]["test"], card["measured"]["photographs"].get("photos")
+        cells = [test["accuracy"], test["unsure"], test["right_when_sure"], test["accused"]]
+        accused = f"{whole['accused']:.3f} of {whole['n']}" if whole else "–"
+        lines.append(
+            f"| [{name}](data/models/{name}.md) | {card['data']['title']} ({test['n']:,}) | "
+            f"{' | '.join(f'{cell:.3f}' for cell in cells)} | {accused} |"
+        )
+    return "\n".join(lines)
 
 
 def _markdown_results(folder: Path) -> str:
