@@ -46,7 +46,8 @@ def test_a_run_is_published_as_any_other(small, capsys, monkeypatch):
     (small / "data" / "reports.csv").write_text("model,report\n", encoding="utf-8")
     target = report.publish(root, target=small / "results" / "generalise")
     names = {path.name for path in target.iterdir()}
-    assert {generalisation.MATRIX, generalisation.PHOTOGRAPHS, "predictions.parquet"} <= names
+    wanted = {generalisation.MATRIX, generalisation.PHOTOGRAPHS, fakes.CHECKS}
+    assert wanted | {"predictions.parquet"} <= names
 
 
 @pytest.mark.parametrize(

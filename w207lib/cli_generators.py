@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -38,6 +39,9 @@ def generalise(options, settings, root: Path) -> int:
         )  # fmt: skip
         for name, folder in trainings:
             print(f"{name:28} {folder}", flush=True)
+        checks = data.dataset.root.parent / fakes.CHECKS
+        if checks.is_file():
+            shutil.copy(checks, root / checks.name)  # to be published with what was found
     print("\n" + "\n".join(lines(root)))
     return 0
 
