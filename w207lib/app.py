@@ -29,8 +29,9 @@ def show() -> None:
     st.set_page_config("Photograph or generated?", app_parts.icon(), "wide")
     st.html(app_parts.STYLE)
     st.title("Photograph or generated?", anchor=False)
+    introduction = st.container()
     made = _choose_detector(os.environ.get(serve.MODEL_VARIABLE, detector.DEFAULT))
-    st.markdown(
+    introduction.markdown(
         f"See whether a picture looks more like {_title(made)}'s photographs or its generated "
         "images: a resemblance, never proof. What you upload stays in this computer's memory."
     )
