@@ -376,6 +376,13 @@ def predict(capsys, *words):
     return status, pd.read_csv(io.StringIO(out))
 
 
+def test_the_shipped_detectors_are_listed_with_what_they_are_good_at(capsys):
+    status, out, _ = call(capsys, "predict", "--models")
+    assert status == 0
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert list(lines) == detector.names() and all(len(text) > 20 for text in lines.values())
+
+
 def test_pictures_are_judged_in_their_order_as_the_detector_does(capsys, pictures):
     words = ["b.png", "a.png", "in/c.png"]
     status, table = predict(capsys, *words)
@@ -438,13 +445,6 @@ def test_a_list_comes_on_standard_input(capsys, pictures, monkeypatch, end):
      ("empty", "folder empty has no image"), ("*.tif", "pattern *.tif has no image"),
      ("-", "the list on standard input is empty")],
 )  # fmt: skip
-def test_the_shipped_detectors_are_listed_with_what_they_are_good_at(capsys):
-    status, out, _ = call(capsys, "predict", "--models")
-    assert status == 0
-    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
-    assert list(lines) == detector.names() and all(len(text) > 20 for text in lines.values())
-
-
 def test_wrong_use_of_predict_gets_one_sentence_and_writes_nothing(
     capsys, pictures, monkeypatch, contents, words, says
 ):
