@@ -128,6 +128,8 @@ def test_a_stopped_call_goes_on_with_the_generators_it_has_trained(place, monkey
     monkeypatch.setitem(
         fakes.MAKERS, "autoencoder", fakes.Maker("autoencoder", stop, first.draw, 1.0, 2)
     )
+    (half,) = config.data_root().glob(".stopped.partial/images/train/FAKE/autoencoder/00003.*")
+    half.unlink()
     done = fakes.make("small", "stopped", **options)  # trains the GAN alone
     whole = fakes.make("small", "whole", makers=("gan",), images=8, steps=QUICK)
     assert (manifest.load(done)["generator"] == "autoencoder").sum() == 10
@@ -171,6 +173,8 @@ def test_wrong_wishes_are_refused(made, home, make_tree, tmp_path):
         fakes.make("small", makers=("vae",))
     with pytest.raises(ValueError, match="at least 8"):
         fakes.make("small", images=3)
+    with pytest.raises(ValueError, match="cannot be called '../out'"):
+        fakes.make("small", "../out")
     root = make_tree(tmp_path / "mixed", COUNTS, size=16)
     make_tree(root, {"train/REAL/more": 1}, size=24)
     importing.add("mixed", root)

@@ -35,6 +35,7 @@ from w207lib import (
     datasets,
     features,
     generators,
+    importing,
     intervals,
     inventing,
     manifest,
@@ -166,9 +167,11 @@ def make(
 
     Raises:
         ValueError: The source is unknown, its images have sizes that a maker cannot take, a
-            maker is unknown, or the name is taken by another data set.
+            maker is unknown, or the name is ill-formed or taken by another data set.
+        RuntimeError: Another process is making it.
     """
     name = name or f"{source}-made"
+    importing.require_name(name)
     unknown = [maker for maker in makers if maker not in MAKERS]
     if unknown or not makers:
         raise ValueError(
@@ -198,9 +201,10 @@ def make(
         )
     staging = target.with_name(f".{name}.partial")
     _claim(staging, settings)
-    rows = _write(given, table, staging, makers, images, steps, seed)
-    for number, (pictures, own) in enumerate(others.values()):
-        rows += _cut(pictures, own, staging / "images", rows[0][0], pieces, [seed, number])
+    with runs.locked(staging):
+        rows = _write(given, table, staging, makers, images, steps, seed)
+        for number, (pictures, own) in enumerate(others.values()):
+            rows += _cut(pictures, own, staging / "images", rows[0][0], pieces, [seed, number])
     sidecar = pd.DataFrame(rows, columns=["path", "generator", "source", "group"])
     runs.write_table(
         staging / "images" / datasets.SIDECAR, sidecar.sort_values("path", ignore_index=True)
@@ -345,12 +349,11 @@ def _write(given, table, staging, makers, images, steps, seed) -> list[tuple]:
             folder = root / part / "FAKE" / maker
             shown = np.arange(count) < int(count * MAKERS[maker].redrawn)
             names = [f"{i:05}{suffix}" for i in range(count)]
-            if not (folder / names[-1]).is_file():
-                folder.mkdir(parents=True, exist_ok=True)
+            if not all((folder / file).is_file() for file in names):
                 for places, originals in _by_size(given, own):
                     drawn = MAKERS[maker].draw(model, originals, seed + 1000 * (place + 1))
                     for at, pixels in zip(places, drawn, strict=True):
-                        (folder / names[at]).write_bytes(encode(pixels))
+                        _store(folder / names[at], encode(pixels))
             log.info("%s: %s fakes for %s", maker, f"{count:,}", part)
             groups = np.where(shown, own["group"], "")
             rows += [
@@ -377,14 +380,13 @@ def _cut(
     for number, row in enumerate(tqdm(list(table.itertuples()), desc="cut", leave=False)):
         count = pieces if row.split == "train" else max(1, pieces // 2)
         folder = root / row.split / row.class_name / pictures.name
-        folder.mkdir(parents=True, exist_ok=True)
         names = [f"{number:05}_{place}{suffix}" for place in range(count)]
-        if not (folder / names[-1]).is_file():
+        if not all((folder / file).is_file() for file in names):
             picture = pictures.read([row.path])[0]
             for file, pixels in zip(
                 names, crops.cut(picture, size, count, seed=[*seed, number]), strict=True
             ):
-                (folder / file).write_bytes(encode(pixels))
+                _store(folder / file, encode(pixels))
         group = f"{pictures.name}:{row.group}"
         rows += [
             (f"{row.split}/{row.class_name}/{pictures.name}/{file}", row.generator, pictures.name,
@@ -407,9 +409,15 @@ def _link(given: Dataset, table: pd.DataFrame, root: Path) -> list[tuple]:
             try:
                 os.link(given.root / row.path, target)
             except OSError:
-                shutil.copyfile(given.root / row.path, target)
+                _store(target, (given.root / row.path).read_bytes())
         rows.append((path, row.generator, given.name, row.group))
     return rows
+
+
+def _store(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, so that a stopped call leaves no half of one."""
+    with runs.replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _trained(maker: str, training: np.ndarray, steps: int, folder: Path, seed: int):

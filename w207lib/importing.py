@@ -62,11 +62,7 @@ def add(
         OSError: The disk is full, or the source cannot be read or fetched.
         RuntimeError: Another process is importing it.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in RESERVED:
-        raise ValueError(
-            f"a data set cannot be called {name!r}; expected letters, digits, - and _, "
-            f"and none of {', '.join(RESERVED)}."
-        )
+    require_name(name)
     if (real is None) != (fake is None):
         raise ValueError(
             f"only --{'real' if fake is None else 'fake'} was given; expected both, "
@@ -100,6 +96,15 @@ def add(
         left.unlink(missing_ok=True)  # hidden: the lock, and half a file of a killed import
     shutil.rmtree(downloads, ignore_errors=True)
     return datasets.locate(name), table
+
+
+def require_name(name: str) -> None:
+    """Raise ValueError unless a data set of one's own can have this name."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in RESERVED:
+        raise ValueError(
+            f"a data set cannot be called {name!r}; expected letters, digits, - and _, "
+            f"and none of {', '.join(RESERVED)}."
+        )
 
 
 def _find_source(name: str, source: str | Path | None) -> str | Path:
