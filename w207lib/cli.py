@@ -187,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = _command(commands, "predict", _predict,
                        "say of image files whether they resemble photographs or fakes")  # fmt: skip
+    predict.set_defaults(refuse=predict.error)
     predict.add_argument("paths", metavar="PATH", nargs="*",
                          help="files, folders, patterns; - reads a list of them")  # fmt: skip
     predict.add_argument("--models", action="store_true",
@@ -454,7 +455,7 @@ def _predict(options) -> int:
             print(f"{name:10} {detector.load(name).purpose}")
         return 0
     if not options.paths:
-        raise ValueError("no PATH came; expected files, folders or patterns, or - for a list.")
+        options.refuse("PATH is missing: files, folders or patterns, or - for a list of them")
     if options.csv == "-" and options.json == "-":
         raise ValueError("--csv - and --json - both came; only one can have the terminal.")
     words = []

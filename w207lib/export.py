@@ -186,7 +186,8 @@ def measure(
         dataset = datasets.locate(name)
         table = manifest.usable(manifest.load(dataset))
         table = table[table["label"] == schema.REAL]
-        if name in set(data.manifest["source"]):  # the others were trained on, in pieces
+        pieces = name != data.dataset.name and name in set(data.manifest["source"])
+        if pieces:  # of its other splits some were trained on
             table = table[table["split"] == "test"]
         table = table.reset_index(drop=True)
         judged = _judge(made, dataset, table)
@@ -320,20 +321,19 @@ def _first_card(name: str, data: Data, configuration: dict, purpose: str) -> dic
         "data": {
             "name": dataset, "title": TITLES.get(dataset, dataset), "images": len(rows),
             "side": int(rows[["width", "height"]].max(axis=1).median()), "digest": data.digest,
-            "made_of": _made_of(rows),
+            **_made_of(rows),
         },
     }  # fmt: skip
 
 
-def _made_of(rows: pd.DataFrame) -> list[str]:
-    """Say what a training split of several sources or generators is made of."""
+def _made_of(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Say what a training split of several sources or generators is made of; else nothing."""
     counts = rows.groupby(["source", "generator"]).size()
-    if len(counts) <= 2:
-        return []
-    return [
+    parts = [
         f"{n:,} {'photographs' if maker == 'real' else f'fakes of `{maker}`'} ({source})"
         for (source, maker), n in counts.items()
     ]
+    return {"made_of": parts} if len(parts) > 2 else {}
 
 
 def _rebuild(trained, configuration: dict):
