@@ -386,14 +386,18 @@ def _train(options) -> int:
         options, epochs=options.epochs, batch_size=options.batch_size, patience=options.patience,
         precision=options.precision,
     )  # fmt: skip
+    paces = {}
     for recipe in options.recipes:
         if recipe not in baselines.names():
             models.build(recipe, settings.image_size)  # whatever is wrong shows here
+            pace = models.find(recipe).pace
+            paces[recipe] = {k: pace[k] for k in pace if getattr(options, k) is None}
     with runs.locked(root):
         data = pipeline.prepare(settings, root)
         for folder in experiments.train_seeds(
             options.recipes, data, settings, root / "models",
-            seeds=range(settings.seed, settings.seed + options.seeds), minutes=options.minutes,
+            seeds=range(settings.seed, settings.seed + options.seeds), paces=paces,
+            minutes=options.minutes,
             learning_rate=options.learning_rate, tensorboard=options.tensorboard,
             augment=augmentation.DEFAULTS if options.augment else None, start=options.start,
         ):  # fmt: skip

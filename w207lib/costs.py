@@ -290,7 +290,7 @@ def _sizes_of(model, recipe: str) -> Cost:
         return 2 * one - two, two - one
 
     work = sum(_multiplications(layer) for layer in _walk(model))
-    slots = 2 if models.find(recipe).optimizer == "adam" else 0
+    slots = {"adam": 2, "muon": 1}.get(models.find(recipe).optimizer, 0)
     return Cost(model.count_params(), slots, work, need(True), need(False))
 
 

@@ -100,7 +100,7 @@ class Detector:
         )
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Run the network.
+        """Run the network; where its card says ``mirror``, on the mirror image too, and average.
 
         Args:
             pixels: ``(B, S, S, 3)`` in [0, 255], any numeric dtype.
@@ -114,6 +114,13 @@ class Detector:
                 f"images of shape {pixels.shape} came; detector {self.card['name']} expects "
                 f"(B, {self.size}, {self.size}, 3). Resize them with images.resize."
             )
+        logit, heat = self._run(pixels)
+        if not self.card.get("mirror"):
+            return logit, heat
+        turned, turned_heat = self._run(pixels[:, :, ::-1])
+        return (logit + turned) / 2, None if heat is None else (heat + turned_heat[..., ::-1]) / 2
+
+    def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         feed = {self._session.get_inputs()[0].name: pixels.astype(np.float32)}
         logit, *heat = self._session.run(None, feed)
         return logit.reshape(len(pixels)), (heat[0][..., 0] if heat else None)

@@ -96,7 +96,8 @@ def quiet_keras():
 
                 tf.config.list_physical_devices()
                 tf.get_logger().setLevel("ERROR")
-        from w207lib import recompression  # noqa: F401  so that networks with its layer load
+        # so that networks with our layer and our optimizer load
+        from w207lib import optimizers, recompression  # noqa: F401
     _set_devices_up()
     return sys.modules["keras"]
 

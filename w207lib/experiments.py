@@ -52,7 +52,7 @@ def train_large(data: Data, profile: Profile, folder: Path, *, minutes: float | 
 
 def train_seeds(
     recipes: Iterable[str], data: Data, profile: Profile, folder: Path, *, seeds: Iterable[int],
-    **options,
+    paces: dict[str, dict] | None = None, **options,
 ) -> Iterator[Path]:  # fmt: skip
     """Train recipes with several seeds on one and the same split.
 
@@ -66,6 +66,7 @@ def train_seeds(
         profile: Gives epochs, patience, batch size and precision.
         folder: Parent of the run folders.
         seeds: The seeds, at least one.
+        paces: Fields of the profile that a recipe has its own of, by recipe.
         **options: As for ``train.fit``; baselines take none of them.
 
     Yields:
@@ -74,8 +75,8 @@ def train_seeds(
     """
     recipes, seeds = list(recipes), list(seeds)
     for seed in seeds:
-        own = dataclasses.replace(profile, seed=seed)
         for recipe in recipes:
+            own = dataclasses.replace(profile, seed=seed, **(paces or {}).get(recipe, {}))
             suffix = "" if seed == seeds[0] else f"-seed{seed}"
             name = recipe.replace(":", "_").lower() + suffix
             if recipe in baselines.names():

@@ -24,13 +24,17 @@ class Recipe:
             the recipe's options, and returns a tensor.
         image_size: The report's own input side, in pixels.
         head: ``sigmoid`` (one column, P(FAKE)) or ``softmax`` (two columns, REAL and FAKE).
-        optimizer: ``adam`` or ``sgd``.
+        optimizer: ``adam``, ``sgd`` or ``muon`` (``optimizers.ConvMuon``).
         learning_rate: The report's own.
         report: Where it comes from.
         scaling: What the pixels are scaled to: ``[0, 1]``, ``[-1, 1]``, or ``none``.
         augment: Its own strengths for ``augmentation.layers`` when it is trained.
         schedule: ``constant`` learning rate, or ``cosine``: falling to zero over the training.
         options: What ``body`` may be told, with its defaults.
+        residual: Whether it sees the residual of its input too; see ``build``.
+        mirror: Whether its detector averages the log odds of an image and of its mirror image.
+        pace: Fields of a profile, such as ``epochs``, that ``w207 train`` takes for it unless
+            told otherwise.
         assumed: What the report does not say and was chosen here.
     """
 
@@ -44,6 +48,9 @@ class Recipe:
     schedule: str = "constant"
     augment: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
+    residual: bool = False
+    mirror: bool = False
+    pace: dict = field(default_factory=dict)
     assumed: str = ""
 
 
@@ -53,7 +60,7 @@ def build(
     *,
     scaling: str | None = None,
     augment: dict | None = None,
-    residual: bool = False,
+    residual: bool | None = None,
     seed: int | None = None,
     **options,
 ):
@@ -66,7 +73,8 @@ def build(
         scaling: ``[0, 1]`` or ``[-1, 1]`` instead of the recipe's own.
         augment: Strengths for ``augmentation.layers``; None for no augmentation.
         residual: Whether the network also sees, as three further channels, what the mean of
-            each pixel's neighbourhood does not foretell. Not for backbones.
+            each pixel's neighbourhood does not foretell; None for the recipe's own. Not for
+            backbones.
         seed: Seed of augmentation and dropout.
         **options: The recipe's own options, such as ``filters_1``.
 
@@ -91,7 +99,7 @@ def build(
     for layer in augmentation.layers(seed, **(augment or {})):
         x = layer(x)
     x = _scale(keras, x, scaling or spec.scaling)
-    if residual:
+    if spec.residual if residual is None else residual:
         if spec.body is _transfer:
             raise ValueError(f"{recipe}: residual adds channels, and a backbone has three.")
         smooth = keras.layers.AveragePooling2D(3, strides=1, padding="same")(x)
@@ -122,7 +130,7 @@ def compile_model(
         model: From ``build``.
         recipe: Its recipe.
         learning_rate: Instead of the report's own.
-        optimizer: ``adam`` or ``sgd``, instead of the report's own.
+        optimizer: ``adam``, ``sgd`` or ``muon``, instead of the report's own.
         steps: Batches of the whole training, over which a ``cosine`` recipe lowers its learning
             rate; None keeps it constant.
         accumulate: Micro-batches whose mean gradient makes one update of the weights. Each
@@ -133,22 +141,36 @@ def compile_model(
     rate = learning_rate or spec.learning_rate
     if spec.schedule == "cosine" and steps:
         rate = _cosine(keras, rate, steps, accumulate)
-    optimizers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
     optimizer = optimizer or spec.optimizer
-    if optimizer not in optimizers:
-        raise ValueError(f"optimizer {optimizer!r} is unknown; there are adam and sgd.")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer {optimizer!r} is unknown; there are {', '.join(OPTIMIZERS)}.")
     losses = {"sigmoid": "binary_crossentropy", "softmax": "sparse_categorical_crossentropy"}
     accuracies = {"sigmoid": "binary_accuracy", "softmax": "sparse_categorical_accuracy"}
     metric = keras.metrics.get(accuracies[spec.head])
     metric.name = "accuracy"
     model.compile(
-        optimizer=optimizers[optimizer](
-            rate, gradient_accumulation_steps=accumulate if accumulate > 1 else None
+        optimizer=OPTIMIZERS[optimizer](
+            keras, rate, gradient_accumulation_steps=accumulate if accumulate > 1 else None
         ),
         loss=losses[spec.head],
         metrics=[metric],
     )
     return model
+
+
+def _muon(keras, rate, **options):
+    from w207lib.optimizers import ConvMuon
+
+    return ConvMuon(
+        rate, weight_decay=0.01, adam_weight_decay=0.01, exclude_layers=["score"], **options
+    )
+
+
+OPTIMIZERS: dict[str, Callable] = {
+    "adam": lambda keras, rate, **options: keras.optimizers.Adam(rate, **options),
+    "sgd": lambda keras, rate, **options: keras.optimizers.SGD(rate, **options),
+    "muon": _muon,
+}
 
 
 def _cosine(keras, rate: float, steps: int, accumulate: int):
@@ -303,7 +325,23 @@ def _transfer(keras, x, *, seed, backbone, weights, frozen, inference_norm, unit
     return layers.Dropout(dropout, seed=seed)(x)
 
 
-def _compact(keras, x, *, seed, filters, dropout):
+def _compact(keras, x, *, seed, filters):
+    layers = keras.layers
+
+    def finish(x):
+        return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+
+    def convolve(x, count):
+        return layers.Conv2D(count, 3, padding="same", use_bias=False)(x)
+
+    x = layers.Conv2D(filters[0], 3, padding="same", activation="relu")(x)
+    for count in filters:
+        x = layers.MaxPooling2D(2)(convolve(x, count))  # before the norm, which has less to do
+        x = finish(convolve(finish(x), count))
+    return layers.GlobalAveragePooling2D(name="embedding")(x)
+
+
+def _residual(keras, x, *, seed, filters, dropout):
     layers = keras.layers
 
     def convolve(x, count, stride=1):
@@ -440,12 +478,15 @@ RECIPES: dict[str, Recipe] = {
         assumed="padding and dense units",
     ),
     "compact": Recipe(
-        _compact, 32, "sigmoid", 3e-3, "ours: a small residual network, after He et al. 2016",
-        scaling="[-1, 1]", schedule="cosine", augment={"horizontal_flip": True, "blur": 0.5},
-        options={"filters": (24, 64, 112), "dropout": 0.0},
+        _compact, 32, "sigmoid", 1e-2, "ours: six convolutions, pooled before they are normed",
+        optimizer="muon", scaling="[-1, 1]", schedule="cosine",
+        augment={"horizontal_flip": True, "blur": 0.5},
+        options={"filters": (24, 64, 128)}, residual=True, mirror=True,
+        pace={"epochs": 24, "batch_size": 128},
     ),
     "broad": Recipe(
-        _compact, 32, "sigmoid", 2e-3, "ours: `compact`, for fakes of many generators",
+        _residual, 32, "sigmoid", 2e-3,
+        "ours: a small residual network (He et al. 2016), for fakes of many generators",
         scaling="[-1, 1]", schedule="cosine",
         augment={"horizontal_flip": True, "blur": 0.5, "jpeg": 0.3},
         options={"filters": (24, 64, 112), "dropout": 0.0},
