@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from sklearn import metrics
 
 from w207lib import (
@@ -25,7 +26,7 @@ from w207lib import (
 RECIPES = {
     "two_conv": {"filters": (8, 8), "units": 16},  # one sigmoid
     "three_conv": {"filters": (4, 4), "units": 8},  # softmax
-    "compact": {"filters": (4, 8, 8)},  # global average, so it has a heat map
+    "compact": {"filters": (4, 8)},  # global average, so it has a heat map; mirrored
 }
 
 
@@ -76,13 +77,27 @@ def test_onnx_and_keras_give_the_same_scores(made, recipe, trained, learnable):
     import keras
 
     part = learnable.split("test")
-    own = 1 / (1 + np.exp(-logits(made, part).astype(float)))
+    own = expit(logits(made, part).astype(float))
+    mirror = recipe == "compact"
+    assert made.card["mirror"] == mirror
     model, _ = predict.load(trained[recipe])
-    assert own == pytest.approx(predict.scores(model, part), abs=1e-3)
+    assert own == pytest.approx(predict.scores(model, part, mirror=mirror), abs=1e-3)
     beside = keras.models.load_model(made.path.with_suffix(".keras"))
-    assert own == pytest.approx(predict.scores(beside, part), abs=1e-3)
+    assert own == pytest.approx(predict.scores(beside, part, mirror=mirror), abs=1e-3)
     assert not beside.compiled
     assert not [layer for layer in beside.layers if "Random" in type(layer).__name__]
+
+
+def test_a_mirrored_detector_answers_alike_both_ways_round(exported, learnable):
+    pixels = learnable.split("test").pixels
+    logit, heat = exported["compact"].run(pixels)
+    turned, turned_heat = exported["compact"].run(pixels[:, :, ::-1])
+    assert turned == pytest.approx(logit, abs=1e-4)
+    assert turned_heat[:, :, ::-1] == pytest.approx(heat, abs=1e-4)
+    plain = dataclasses.replace(
+        exported["compact"], card=exported["compact"].card | {"mirror": False}
+    )
+    assert np.abs(plain.run(pixels)[0] - plain.run(pixels[:, :, ::-1])[0]).max() > 1e-3
 
 
 def test_a_heat_map_says_what_each_place_adds_where_the_network_averages(exported, learnable):
@@ -93,14 +108,16 @@ def test_a_heat_map_says_what_each_place_adds_where_the_network_averages(exporte
     assert exported["two_conv"].run(part.pixels)[1] is None
 
 
-def test_the_shipped_network_answers_like_the_keras_file_beside_it():
+@pytest.mark.parametrize("name", detector.names())
+def test_a_shipped_network_answers_like_the_keras_file_beside_it(name):
     import keras
 
-    made = detector.load(Path(__file__).parents[1] / "data" / "models" / "compact.onnx")
+    made = detector.load(Path(__file__).parents[1] / "data" / "models" / f"{name}.onnx")
     model = keras.models.load_model(made.path.with_suffix(".keras"))
     pixels = np.random.default_rng(0).integers(0, 256, (8, made.size, made.size, 3))
     own = 1 / (1 + np.exp(-made.run(pixels)[0].astype(float)))
-    assert own == pytest.approx(predict.scores(model, pixels), abs=1e-3)
+    mirror = made.card.get("mirror", False)
+    assert own == pytest.approx(predict.scores(model, pixels, mirror=mirror), abs=1e-3)
     assert model.count_params() == made.card["parameters"]
 
 
@@ -108,7 +125,7 @@ def test_an_onnx_file_that_answers_differently_is_refused(
     trained, learnable, tmp_path, monkeypatch
 ):
     scores = predict.scores
-    monkeypatch.setattr(predict, "scores", lambda *words: scores(*words) + 0.002)
+    monkeypatch.setattr(predict, "scores", lambda *x, **options: scores(*x, **options) + 0.002)
     with pytest.raises(ValueError, match="scores differ from Keras's by up to 0.002; 0.001 is all"):
         export.export(trained["two_conv"], learnable, root=tmp_path, target=tmp_path / "out")
     assert runs.test_scorings(tmp_path).empty and list((tmp_path / "out").iterdir()) == []

@@ -52,6 +52,22 @@ def test_a_number_that_rounding_left_above_one_is_clipped():
     assert predict.scores(head(1, "linear", [1 + 1e-6]), PIXELS).max() == 1
 
 
+def test_a_mirrored_score_is_that_of_the_mean_log_odds(learnable):
+    import keras
+
+    inputs = keras.Input((16, 16, 3), name="pixels")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 2550)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", name="score")(x))
+    part = learnable.split("test")
+    ways = [predict.scores(model, w).astype(float) for w in (part.pixels, part.pixels[:, :, ::-1])]
+    odds = np.mean([np.log(way / (1 - way)) for way in ways], axis=0)
+    found = predict.scores(model, part, mirror=True)
+    assert found == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-6)
+    assert np.abs(found - ways[0]).max() > 1e-3
+    again = predict.scores(model, part.pixels[:, :, ::-1], mirror=True)
+    assert again == pytest.approx(found, abs=1e-6)
+
+
 # --- the table ---------------------------------------------------------------------------
 
 

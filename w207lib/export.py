@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import special
+from scipy.special import expit
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
@@ -96,8 +96,8 @@ def export(
         made = detector.Detector(path, _first_card(name, data, configuration, purpose))
         validation = data.split("validation")
         logit = _run(made, validation)
-        own = _logit_of(network, validation, mirror=made.card["mirror"])
-        difference = float(np.abs(special.expit(logit) - special.expit(own)).max())
+        own = predict.scores(network, validation, mirror=made.card["mirror"])
+        difference = float(np.abs(expit(logit) - own).max())
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"{name}: the ONNX file's scores differ from Keras's by up to {difference:.2g}; "
@@ -372,14 +372,6 @@ def _with_logit(network):
 
 def _run(made: detector.Detector, part: pipeline.Images) -> np.ndarray:
     return np.concatenate([made.run(np.asarray(pixels))[0] for pixels, _ in part.batches(256)])
-
-
-def _logit_of(network, part: pipeline.Images, *, mirror: bool) -> np.ndarray:
-    """Return Keras's own log odds, averaged over mirror images where the detector does that."""
-    ways = [part, part.read(np.arange(len(part)))[:, :, ::-1]] if mirror else [part]
-    return np.mean(
-        [special.logit(predict.scores(network, way).astype(float)) for way in ways], axis=0
-    )
 
 
 def _described(data: Data, split: str) -> np.ndarray:

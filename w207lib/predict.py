@@ -10,6 +10,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
 
 from w207lib import accelerators, baselines, config, images, manifest, runs, schema
 from w207lib.devices import has_gpu, quiet_keras
@@ -19,15 +20,20 @@ from w207lib.schema import FAKE
 FACTS = "model.json"
 WEIGHTS = "model.keras"
 CLASSIFIER = "model.joblib"
+MIRRORED = 4096
+"""Images that are turned round at a time."""
+LEAST_ODDS = 1e-7
+"""Scores nearer to 0 or 1 have no log odds in float32."""
 
 
-def scores(model, x, *, batch_size: int = 256) -> np.ndarray:
+def scores(model, x, *, batch_size: int = 256, mirror: bool = False) -> np.ndarray:
     """Return P(FAKE).
 
     Args:
         model: A Keras model with one sigmoid column, or with a softmax over REAL and FAKE.
         x: Pixels in [0, 255], ``(B, S, S, 3)``, any numeric dtype; or a ``pipeline.Images``.
         batch_size: Images at a time; fewer where so many do not fit the memory.
+        mirror: Whether to give P(FAKE) of the mean log odds of each image and its mirror image.
 
     Returns:
         float32 ``(B,)`` in [0, 1].
@@ -38,6 +44,8 @@ def scores(model, x, *, batch_size: int = 256) -> np.ndarray:
         RuntimeError: The memory does not hold the network and a single image.
     """
     column = fake_column(model)
+    if mirror:
+        return _mirrored(model, x, batch_size)
     if not has_gpu():
         batch_size = accelerators.fit_evaluation(model, max(1, min(batch_size, len(x))))
     if isinstance(x, Images):
@@ -57,6 +65,17 @@ def scores(model, x, *, batch_size: int = 256) -> np.ndarray:
             lambda size: model.predict(pixels, batch_size=size, verbose=0), batch_size
         )
     return np.clip(np.asarray(output, np.float32)[:, column], 0, 1)
+
+
+def _mirrored(model, x, batch_size: int) -> np.ndarray:
+    found = []
+    for start in range(0, len(x), MIRRORED):
+        places = np.arange(start, min(start + MIRRORED, len(x)))
+        pixels = x.read(places) if isinstance(x, Images) else np.asarray(x)[places]
+        ways = (scores(model, way, batch_size=batch_size) for way in (pixels, pixels[:, :, ::-1]))
+        clipped = (np.clip(way.astype(float), LEAST_ODDS, 1 - LEAST_ODDS) for way in ways)
+        found.append(expit(np.mean([logit(way) for way in clipped], axis=0)))
+    return np.concatenate(found).astype(np.float32)
 
 
 def fake_column(model) -> int:
@@ -219,7 +238,7 @@ def score_test(
     else:
         part = dataclasses.replace(data, size=facts["image_size"]).split("test")
         model = load(folder)[0]
-        rows, given = part.rows, scores(model, part)
+        rows, given = part.rows, scores(model, part, mirror=facts.get("mirror", False))
     runs.log_test_scoring(
         root, model=folder.name, data_digest=data.digest,
         model_digest=runs.file_digest(weights) if classical else weights_digest(model),

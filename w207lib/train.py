@@ -368,15 +368,18 @@ def _finish(
     shared: int,
 ) -> None:  # fmt: skip
     """Write predictions, metrics, facts and provenance of a trained model."""
-    name = configuration["name"]
+    name, mirror = configuration["name"], models.find(configuration["recipe"]).mirror
     history = read_history(place)
     predictions = pd.concat(
         [
-            predict.table(part.rows, predict.scores(model, part), model=name, grouped=data.grouped)
+            predict.table(
+                part.rows, predict.scores(model, part, mirror=mirror), model=name,
+                grouped=data.grouped,
+            )
             for part in (training, validation)
         ],
         ignore_index=True,
-    )
+    )  # fmt: skip
     write_results(
         place, predictions, data, seed=configuration["seed"],
         facts={
@@ -385,6 +388,7 @@ def _finish(
             "seconds": round(float(history["seconds"].sum()), 1),
             "precision": configuration["precision"],
             **{key: configuration[key] for key in PIECES if key in configuration},
+            **({"mirror": True} if mirror else {}),
             **({"devices": shared} if shared > 1 else {}),
         },
     )  # fmt: skip
@@ -411,7 +415,7 @@ def write_results(
     )
     predict.save_facts(
         place, recipe=facts["recipe"], image_size=data.size, threshold=threshold,
-        data_digest=data.digest,
+        data_digest=data.digest, **({"mirror": True} if facts.get("mirror") else {}),
     )  # fmt: skip
     runs.write_json(place / "provenance.json", runs.provenance(seed=seed, data=data.digest))
 
