@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import signal
 import zlib
 
 import nbformat
@@ -14,6 +15,8 @@ from w207lib import batch, clean, config, datasets, manifest, pipeline, runs, sp
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background, as children
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # of these tests then would be, too
 
 
 @pytest.fixture(autouse=True)

@@ -109,3 +109,49 @@ def plot_confusions(confusions: Mapping[str, pd.DataFrame]) -> Figure:
         plots.plot_confusion(table, ax=ax)
         ax.set_title(name)
     return figure
+
+
+def plot_accuracy_time(
+    trained: pd.DataFrame, peers: pd.DataFrame, *, ax: Axes | None = None
+) -> Axes:
+    """Draw test accuracy against the minutes of a training.
+
+    Args:
+        trained: One row a training: ``label, seconds, accuracy``, and ``ours`` where it is the
+            project's own network.
+        peers: Of others: ``model, accuracy, seconds``; without seconds it is a line at its
+            accuracy.
+    """
+    style.require_columns(trained, ("label", "seconds", "accuracy", "ours"))
+    style.require_columns(peers, ("model", "accuracy", "seconds"))
+    ax = style.new_axes(ax, (10.5, 6.6))
+    for rows, colour, marker in (
+        (trained[~trained["ours"]], MODEL_COLOURS[0], "o"),
+        (trained[trained["ours"]], MODEL_COLOURS[1], "*"),
+    ):
+        ax.plot(rows["seconds"] / 60, rows["accuracy"], marker, color=colour,
+                markersize=18 if marker == "*" else 10)  # fmt: skip
+    timed = peers.dropna(subset=["seconds"])
+    ax.plot(timed["seconds"] / 60, timed["accuracy"], "D", color="black", markersize=9)
+    shown = pd.concat([trained, timed.assign(label=timed["model"], ours=False)])
+    for label, rows in shown.groupby("label", sort=False):  # one label for all seeds
+        first = rows.iloc[0]
+        place = ((-12, 6), "right", "bottom") if first["ours"] else ((9, -4), "left", "top")
+        ax.annotate(label, (first["seconds"] / 60, first["accuracy"]), place[0],
+                    textcoords="offset points", ha=place[1], va=place[2])  # fmt: skip
+    longest = shown["seconds"].max() / 60
+    ax.set_xscale("log")
+    minutes = [t for t in (1, 2, 5, 10, 20, 50, 100, 200) if t < 2 * longest]
+    ax.set_xlim(min(1.2, shown["seconds"].min() / 80), 1.5 * longest)
+    ax.set_xticks(minutes, [str(t) for t in minutes])
+    ax.xaxis.set_minor_locator(NullLocator())
+    lines = peers[peers["seconds"].isna()].sort_values("accuracy")
+    low, high = ax.get_ylim()
+    least, free = (high - low) / 18, -np.inf
+    for row in lines.itertuples():
+        ax.axhline(row.accuracy, color="grey", linestyle=":", linewidth=1.5, zorder=0)
+        free = max(row.accuracy, free + least)  # names that would lie on each other move up
+        ax.annotate(row.model, (1.01, free), xycoords=("axes fraction", "data"), va="center",
+                    fontsize="small", color="dimgrey", annotation_clip=False)  # fmt: skip
+    ax.set(xlabel="minutes of training", ylabel="test accuracy on CIFAKE")
+    return ax

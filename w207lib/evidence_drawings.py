@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from w207lib import (
     audit_page,
     audit_plots,
+    comparing,
+    comparison_plots,
     config,
     evaluation_plots,
     generalisation_plots,
@@ -22,6 +24,7 @@ from w207lib.drawings import HALF, WIDE, figure
 AUDITED = ("sample", "cifake", "photos")
 _AUDITS = "results/audit"
 _RECIPES = "results/recipes"
+_TRAININGS = "results/compact_training"
 
 
 def _audited(name: str, table: str) -> pd.DataFrame:
@@ -142,3 +145,21 @@ def generalise_matrix() -> Figure:
     """What each training finds of each generator's fakes, CIFAKE's and our own."""
     table = pd.read_csv(config.home() / "results" / "generalise" / "matrix.csv")
     return _drawn(generalisation_plots.plot_generalisation, table, size=WIDE)
+
+
+@figure(f"{_RECIPES}/metrics.csv", f"{_TRAININGS}/metrics.csv", f"{_TRAININGS}/models.csv",
+        "data/peers.csv")  # fmt: skip
+def accuracy_time() -> Figure:
+    """Accuracy on CIFAKE against training time: ours, the reports' recipes, and peers."""
+    home = config.home()
+    tables = [pd.read_csv(home / folder / "metrics.csv") for folder in (_RECIPES, _TRAININGS)]
+    recipes, own = (table.dropna(subset=["parameters"]) for table in tables)
+    epochs = pd.read_csv(home / _TRAININGS / "models.csv").set_index("model")["epochs"]
+    trained = pd.concat([
+        recipes.assign(label=recipes["model"].map(comparing.family), ours=False),
+        own.assign(
+            label=[f"compact, {epochs[model]:.0f} epochs" for model in own["model"]], ours=True
+        ),
+    ]).rename(columns={"test": "accuracy"})  # fmt: skip
+    peers = pd.read_csv(home / "data" / "peers.csv")
+    return _drawn(comparison_plots.plot_accuracy_time, trained, peers, size=WIDE)
