@@ -304,7 +304,7 @@ def app(arguments):
 
 
 def bench(arguments):
-    """Run the measurements in bench/, or the one named."""
+    """Run the measurements in bench/, or the one named, and write docs/benchmarks.md."""
     names = [name[:-3] for name in names_in(os.path.join(ROOT, "bench"), ".py") if name[0] != "_"]
     if not names:
         print("bench/ holds no measurement yet.")
@@ -313,6 +313,7 @@ def bench(arguments):
         sys.exit(f"bench/ has no {arguments[0]}; it has {', '.join(names)}.")
     ensure("dev")
     todo = [os.path.join("bench", name + ".py") for name in arguments[:1] or names]
+    todo += [path for path in [os.path.join("bench", "_page.py")] if os.path.isfile(path)]
     status = [call([PYTHON, path, *arguments[1:]]) for path in todo]
     return next(filter(None, status), 0)
 

@@ -1,0 +1,131 @@
+"""Writes docs/benchmarks.md from bench/results: ratios first, the command beside each.
+
+`make bench` measures at a small scale and then writes the page from the committed, whole runs;
+`make bench ARGS="training --csv bench/results/training.csv"` measures one anew.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Made by `make bench` from the tables in [`bench/results`](../bench/results): do not edit. All were
+measured on two cores of an Intel Xeon (AVX-512 with bfloat16, no AMX) without a GPU, a machine that
+is shared and was mostly busy, so read ratios before figures: what is compared was timed in turns, in
+one run. Medians, with the range where there is one.
+"""
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table in Markdown, numbers to the right."""
+    heads = [str(name).replace("_", " ") for name in table]
+    sides = ["--:" if pd.api.types.is_numeric_dtype(kind) else "---" for kind in table.dtypes]
+    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join(sides)}|"]
+    for row in table.itertuples(index=False):
+        lines.append(f"| {' | '.join(shown(value) for value in row)} |")
+    return "\n".join(lines)
+
+
+def shown(value) -> str:
+    if pd.isna(value):
+        return "–"
+    if not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:,.4g}"
+
+
+def read(name: str) -> pd.DataFrame | None:
+    path = RESULTS / f"{name}.csv"
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def own_trainings() -> pd.DataFrame | None:
+    folder = ROOT / "results" / "compact_training"
+    if not (folder / "metrics.csv").is_file():
+        return None
+    facts = pd.read_csv(folder / "models.csv")[["model", "epochs", "precision"]]
+    table = pd.read_csv(folder / "metrics.csv").merge(facts, on="model")
+    table["minutes"] = table["seconds"] / 60
+    columns = ["model", "parameters", "epochs", "precision", "minutes", "validation", "test",
+               "test_low", "test_high"]  # fmt: skip
+    return table[columns]
+
+
+def ablation() -> pd.DataFrame | None:
+    rows = read("ablation")
+    if rows is None:
+        return None
+    from ablation import summary
+
+    return summary(rows).reset_index()
+
+
+def training() -> pd.DataFrame | None:
+    rows = read("training")
+    if rows is None:
+        return None
+    return rows[["precision", "threads", "way", "of_ceiling", "of_roofline", "images_s", "low",
+                 "high", "gflops", "ceiling_gflops", "roofline_images_s"]]  # fmt: skip
+
+
+SECTIONS = (
+    (
+        "Accuracy against training time", own_trainings,
+        "w207 train compact --data cifake --seeds 3 --out runs/compact",
+        "`compact` on CIFAKE, one core a training; test at the threshold frozen on validation, 95 % "
+        "intervals.\n\n![Accuracy against minutes of training](../figures/accuracy_time.png)",
+    ),
+    (
+        "Training rate against what the processor can do", training,
+        "python bench/training.py --csv bench/results/training.csv",
+        "Each way adds something to the one above it; `of ceiling` is its arithmetic over the best "
+        "rate of single convolutions in that precision, `of roofline` also counts what has to be "
+        "carried through memory.",
+    ),
+    (
+        "Input", lambda: read("input"),
+        "python bench/input.py --csv bench/results/input.csv",
+        "Ratio: ours over this way, in the same state.",
+    ),
+    (
+        "Answers", lambda: read("inference"),
+        "python bench/inference.py --csv bench/results/inference.csv", "",
+    ),
+    (
+        "Growth to a million images", lambda: read("scale"),
+        "python bench/scale.py --counts 10000 100000 1000000 --csv bench/results/scale.csv",
+        "Exponents: slope of log seconds, and of log memory, against log images.",
+    ),
+    (
+        "What each part of `compact` is worth", ablation,
+        "python bench/ablation.py --data cifake --csv bench/results/ablation.csv",
+        "20,000 images, 5 epochs, scored on validation (`mirrored`: over each image and its mirror "
+        "image); `in sd`: in standard deviations of `compact` over its seeds.",
+    ),
+    (
+        "Decoding once", lambda: read("decode"),
+        "python bench/decode.py --csv bench/results/decode.csv",
+        "Images a second into the network: decoded in every epoch, and from shards.",
+    ),
+)  # fmt: skip
+
+
+def main() -> None:
+    parts = [HEAD]
+    for title, make, command, text in SECTIONS:
+        table = make()
+        if table is None:
+            continue
+        parts += [f"## {title}\n", *([f"{text}\n"] if text else []), f"```\n{command}\n```\n",
+                  markdown(table) + "\n"]  # fmt: skip
+    others = "the audit's planted faults, unseen generators and photographs of full size"
+    parts.append(f"Tables of {others} are in [`bench/results`](../bench/results), too.\n")
+    PAGE.write_text("\n".join(parts), encoding="utf-8")
+    print(f"written to {PAGE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
