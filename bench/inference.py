@@ -100,7 +100,7 @@ def main() -> None:
     files = found[:: len(found) // options.images][: options.images]
     rows = [row for name in options.detectors for row in measure(name, files, options.repeats)]
     table = pd.DataFrame(rows)
-    print(table.to_string(index=False))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     if options.csv:
         options.csv.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(options.csv, index=False)

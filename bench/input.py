@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cold", choices=COLD, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TQDM_DISABLE": "1"}
     if options.cold:
         return cold(options.tree, options.cold)
     with tempfile.TemporaryDirectory() as scratch:
