@@ -11,9 +11,9 @@ manifest and headers there already) and ``judge`` (``Detector.judge`` on files, 
 answer kept; of ``--judged`` images at most, as the cost of one does not depend on their number).
 
 Memory is the highest sum over the process and its children in a stage, sampled ten times a
-second; ``start_mb`` is what was held before it. Exponents are the slopes of log time and log
-memory against log images, between the smallest and the largest count; ``kb_an_image`` is the
-memory's growth between them.
+second; ``start_mb`` is what was held before it. Exponents are the slopes of log time (of all
+images, at the rate of those that were judged) and log memory against log images, between the
+smallest and the largest count; ``kb_an_image`` is the memory's growth between them.
 """
 
 import argparse
@@ -85,21 +85,21 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row a stage: how it grows between the smallest and the largest count."""
     found = []
     for stage, rows in table.groupby("stage", sort=False):
-        small, large = rows.iloc[rows["images"].argmin()], rows.iloc[rows["images"].argmax()]
-        more = large["measured_on"] / small["measured_on"]
+        rows = rows.assign(all_s=rows["seconds"] * rows["images"] / rows["measured_on"])
+        small, large = rows.loc[rows["images"].idxmin()], rows.loc[rows["images"].idxmax()]
+        more = large["images"] - small["images"]
 
-        def slope(name, small=small, large=large, more=more):
-            if more <= 1 or not small[name]:
+        def slope(name, small=small, large=large):
+            if not small[name]:
                 return math.nan
-            return round(math.log(large[name] / small[name]) / math.log(more), 3)
+            grown = large[name] / small[name]
+            return round(math.log(grown) / math.log(large["images"] / small["images"]), 3)
 
-        extra = 1000 * (large["peak_mb"] - small["peak_mb"])
-        found.append({
-            "stage": stage, "time_exponent": slope("seconds"),
-            "memory_exponent": slope("peak_mb"),
-            "kb_an_image": round(extra / (large["measured_on"] - small["measured_on"]), 2)
-            if more > 1 else math.nan,
-        })  # fmt: skip
+        growth = {} if not more else {
+            "time_exponent": slope("all_s"), "memory_exponent": slope("peak_mb"),
+            "kb_an_image": round(1000 * (large["peak_mb"] - small["peak_mb"]) / more, 2),
+        }  # fmt: skip
+        found.append({"stage": stage, **growth})
     return pd.DataFrame(found)
 
 
