@@ -22,7 +22,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -30,6 +29,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import psutil
+from _memory import Memory
 from PIL import Image
 from tqdm import tqdm
 
@@ -93,28 +93,6 @@ def link(folder: Path, target: Path, count: int) -> None:
         path = target / name(number)
         path.parent.mkdir(parents=True, exist_ok=True)
         os.link(folder / name(number), path)
-
-
-class Memory(threading.Thread):
-    """The highest resident memory of a process and its children, in bytes."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.process, self.highest = psutil.Process(), 0
-
-    def sample(self):
-        total = 0
-        for process in [self.process, *self.process.children(recursive=True)]:
-            try:
-                total += process.memory_info().rss
-            except psutil.Error:
-                continue
-        self.highest = max(self.highest, total)
-
-    def run(self):
-        while True:
-            self.sample()
-            time.sleep(0.1)
 
 
 def one(options) -> None:

@@ -28,14 +28,13 @@ def mark(manifest: pd.DataFrame) -> pd.DataFrame:
     order = readable.assign(rank=readable["split"].map(KEEP_ORDER)).sort_values(["rank", "path"])
     repeated = order[order.duplicated("pixel_hash", keep=False)]
     status, reason = table["status"].copy(), table["reason"].copy()
-    for _, rows in repeated.groupby("pixel_hash", sort=False):
-        if rows["label"].nunique() > 1:
-            status[rows.index] = "conflict"
-            reason[rows.index] = "the same pixels are in both classes"
-        else:
-            first, others = rows.iloc[0], rows.index[1:]
-            status[others] = "duplicate"
-            reason[others] = f"same pixels as {first['path']}"
+    groups = repeated.groupby("pixel_hash", sort=False)
+    mixed = groups["label"].transform("nunique") > 1
+    status[repeated.index[mixed]] = "conflict"
+    reason[repeated.index[mixed]] = "the same pixels are in both classes"
+    later = ~mixed & repeated.duplicated("pixel_hash")
+    status[repeated.index[later]] = "duplicate"
+    reason[repeated.index[later]] = "same pixels as " + groups["path"].transform("first")[later]
     return table.assign(status=status, reason=reason)
 
 

@@ -77,7 +77,7 @@ def near_pairs(manifest: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFrame:
     flat = thumbnails.reshape(len(thumbnails), -1)
     usable = (manifest["perceptual_hash"] != "") & ~manifest.duplicated("pixel_hash")
     at = np.flatnonzero(usable.to_numpy())
-    at = at[_contrast(flat[at]) >= LEAST_CONTRAST]
+    at = at[_contrast(flat, at) >= LEAST_CONTRAST]
     hashes = np.array([int(text, 16) for text in manifest["perceptual_hash"].iloc[at]], np.uint64)
     first, second = close_hashes(hashes)
     first, second = at[first], at[second]
@@ -181,11 +181,9 @@ def _bucket_pairs(flip: int, counts: np.ndarray, starts: np.ndarray):
         yield i[different], j[different]
 
 
-def _contrast(flat: np.ndarray) -> np.ndarray:
-    return np.concatenate(
-        [flat[start : start + 4096].std(axis=1) for start in range(0, len(flat), 4096)]
-        or [np.empty(0)]
-    )
+def _contrast(flat: np.ndarray, at: np.ndarray) -> np.ndarray:
+    parts = [at[start : start + 4096] for start in range(0, len(at), 4096)]
+    return np.concatenate([flat[part].std(axis=1) for part in parts] or [np.empty(0)])
 
 
 def _compare(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

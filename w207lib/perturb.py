@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance
-from scipy.ndimage import gaussian_filter
 
 CONDITIONS = (
     "png", "jpeg:95", "jpeg:90", "jpeg:80", "jpeg:70", "jpeg:60", "jpeg:50", "jpeg:30", "jpeg:10",
@@ -146,6 +145,8 @@ def _resize(image: Image.Image, share: float, seed: int) -> Image.Image:
 
 def _blur(image: Image.Image, sigma: float, seed: int) -> Image.Image:
     """Blur each channel; Pillow's own filter is an approximation by boxes."""
+    from scipy.ndimage import gaussian_filter  # slow to import, and verdicts do without
+
     levels = np.asarray(image, np.float32)
     return _picture(gaussian_filter(levels, (sigma, sigma, 0), mode="reflect"))
 
