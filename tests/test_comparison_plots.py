@@ -76,3 +76,25 @@ def test_confusions_stand_side_by_side():
     figure = comparison_plots.plot_confusions({name: table for name in "abcd"})
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     assert titles == list("abcd")
+
+
+def test_accuracy_against_minutes_shows_every_training_and_every_peer():
+    trained = pd.DataFrame({
+        "label": ["small", "ours, 2 epochs", "ours, 2 epochs"], "seconds": [120.0, 300.0, 330.0],
+        "accuracy": [0.94, 0.96, 0.961], "ours": [False, True, True],
+    })  # fmt: skip
+    peers = pd.DataFrame({
+        "model": ["timed", "first", "second"], "accuracy": [0.97, 0.9501, 0.9502],
+        "seconds": [2400.0, float("nan"), float("nan")],
+    })  # fmt: skip
+    ax = comparison_plots.plot_accuracy_time(trained, peers)
+    dots = {xy for line in ax.lines[:3] for xy in zip(*line.get_data(), strict=True)}
+    assert dots == {(2, 0.94), (5, 0.96), (5.5, 0.961), (40, 0.97)}
+    assert [line.get_ydata()[0] for line in ax.lines[3:]] == [0.9501, 0.9502]
+    names = {text.get_text(): text.xy[1] for text in ax.texts}
+    assert sorted(names) == ["first", "ours, 2 epochs", "second", "small", "timed"]
+    assert names["second"] - names["first"] > 0.001  # their names do not lie on each other
+    low, high = ax.get_xlim()
+    assert low < 2 and high > 40
+    with pytest.raises(ValueError, match="column.s. ours missing"):
+        comparison_plots.plot_accuracy_time(trained.drop(columns="ours"), peers)

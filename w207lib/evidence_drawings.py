@@ -24,7 +24,7 @@ from w207lib.drawings import HALF, WIDE, figure
 AUDITED = ("sample", "cifake", "photos")
 _AUDITS = "results/audit"
 _RECIPES = "results/recipes"
-_TRAININGS = "results/compact_training"
+_TRAININGS = ("results/compact_training", "results/compact_quick")
 
 
 def _audited(name: str, table: str) -> pd.DataFrame:
@@ -147,19 +147,20 @@ def generalise_matrix() -> Figure:
     return _drawn(generalisation_plots.plot_generalisation, table, size=WIDE)
 
 
-@figure(f"{_RECIPES}/metrics.csv", f"{_TRAININGS}/metrics.csv", f"{_TRAININGS}/models.csv",
-        "data/peers.csv")  # fmt: skip
+@figure(
+    f"{_RECIPES}/metrics.csv", "data/peers.csv",
+    *(f"{folder}/{name}.csv" for folder in _TRAININGS for name in ("metrics", "models")),
+)  # fmt: skip
 def accuracy_time() -> Figure:
     """Accuracy on CIFAKE against training time: ours, the reports' recipes, and peers."""
-    home = config.home()
-    tables = [pd.read_csv(home / folder / "metrics.csv") for folder in (_RECIPES, _TRAININGS)]
-    recipes, own = (table.dropna(subset=["parameters"]) for table in tables)
-    epochs = pd.read_csv(home / _TRAININGS / "models.csv").set_index("model")["epochs"]
-    trained = pd.concat([
-        recipes.assign(label=recipes["model"].map(comparing.family), ours=False),
-        own.assign(
-            label=[f"compact, {epochs[model]:.0f} epochs" for model in own["model"]], ours=True
-        ),
-    ]).rename(columns={"test": "accuracy"})  # fmt: skip
+    home, tables = config.home(), []
+    for folder in (_RECIPES, *_TRAININGS):
+        rows = pd.read_csv(home / folder / "metrics.csv").dropna(subset=["parameters"])
+        epochs = pd.read_csv(home / folder / "models.csv").set_index("model")["epochs"]
+        label, ours = rows["model"].map(comparing.family), folder != _RECIPES
+        if ours:
+            label += rows["model"].map(epochs).map(", {:.0f} epochs".format)
+        tables.append(rows.assign(label=label, ours=ours))
+    trained = pd.concat(tables).rename(columns={"test": "accuracy"})
     peers = pd.read_csv(home / "data" / "peers.csv")
     return _drawn(comparison_plots.plot_accuracy_time, trained, peers, size=WIDE)
