@@ -9,9 +9,11 @@ DEFAULTS = {
     "contrast": 0.1, "shear": 0.1, "zoom": 0.1, "shift": 0.1,
 }  # fmt: skip
 """Every change that the five reports used, at a moderate strength."""
-NAMES = (*DEFAULTS, "blur", "jpeg")
+NAMES = (*DEFAULTS, "jitter", "blur", "jpeg", "erase")
 BLUR = (0.01, 1.0)
 """Least and most standard deviation of a blur, in pixels: about what halving and doubling does."""
+ERASED = (0.05, 0.2)
+"""Least and most share of an image's area that is erased."""
 QUALITIES = (40, 95)
 """Lowest and highest quality of images that are saved as JPEG again."""
 
@@ -24,7 +26,9 @@ def layers(seed: int | None = None, **strengths) -> list:
         **strengths: ``rotation`` (share of a full turn), ``horizontal_flip``,
             ``vertical_flip`` (True or False), ``brightness``, ``contrast`` (shares of their
             range), ``shear``, ``zoom``, ``shift`` (shares of the side). What is not named is
-            left out. ``blur`` is twice the share of images that are blurred, by ``BLUR``: Keras
+            left out. ``jitter`` shifts as ``shift`` does, but by whole pixels, which keeps their
+            finest detail; ``erase`` is the share of images of which a part turns grey, by
+            ``ERASED`` (random erasing, Zhong et al. 2020). ``blur`` is twice the share of images that are blurred, by ``BLUR``: Keras
             draws each image's chance between 0 and it. ``jpeg`` is the share of images that are
             saved again, at a quality of ``QUALITIES``.
 
@@ -57,6 +61,12 @@ def layers(seed: int | None = None, **strengths) -> list:
         ),
         "zoom": lambda s, seed: kinds.RandomZoom((-s, s), fill_mode="reflect", seed=seed),
         "shift": lambda s, seed: kinds.RandomTranslation(s, s, fill_mode="reflect", seed=seed),
+        "jitter": lambda s, seed: kinds.RandomTranslation(
+            s, s, fill_mode="reflect", interpolation="nearest", seed=seed
+        ),
+        "erase": lambda s, seed: kinds.RandomErasing(
+            (s, s), scale=ERASED, fill_value=127.5, value_range=span, seed=seed
+        ),
         "blur": lambda s, seed: kinds.RandomGaussianBlur(
             factor=s, kernel_size=3, sigma=BLUR, value_range=span, seed=seed
         ),
