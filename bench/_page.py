@@ -44,7 +44,7 @@ def read(name: str) -> pd.DataFrame | None:
 
 def own_trainings() -> pd.DataFrame | None:
     tables = []
-    for name in ("compact", "compact_quick"):
+    for name in ("compact_training", "compact_quick"):
         folder = ROOT / "results" / name
         if (folder / "metrics.csv").is_file():
             facts = pd.read_csv(folder / "models.csv")[["model", "epochs", "precision"]]

@@ -35,7 +35,7 @@ class Way:
     precision: str = "float32"
     smoothing: float = 0.0
     average: bool = False
-    extra: str | None = None
+    extra: Callable | None = None
 
 
 def without_last_pool(keras, x, *, seed, filters):
@@ -86,6 +86,18 @@ def _blocks(keras, x, filters, *, pools=(2, 2, 2), late=False, shortcut=False, k
     return layers.GlobalAveragePooling2D(name="embedding")(x)
 
 
+def mix_up(x, y):
+    import tensorflow as tf
+
+    count = tf.shape(x)[0]
+    gammas = tf.random.gamma((2, count), 0.2)
+    share = (gammas[0] / tf.reduce_sum(gammas, axis=0))[:, None]
+    order = tf.random.shuffle(tf.range(count))
+    wide = share[:, :, None, None]
+    mixed = wide * x + (1 - wide) * tf.gather(x, order)
+    return mixed, share * y + (1 - share) * tf.gather(y, order)
+
+
 WAYS = {
     "compact": Way(),
     "Adam": Way(compiled={"optimizer": "adam", "learning_rate": 3e-3}),
@@ -107,13 +119,15 @@ WAYS = {
     "label smoothing 0.1": Way(smoothing=0.1),
     "moving average of weights": Way(average=True),
     "shifts of 2 pixels": Way(
-        augment={"horizontal_flip": True, "blur": 0.5, "shift": 2 / 32}
+        augment={"horizontal_flip": True, "blur": 0.5, "jitter": 2 / 32}
     ),
     "vertical flips": Way(
         augment={"horizontal_flip": True, "vertical_flip": True, "blur": 0.5}
     ),
-    "cut-out of 8 pixels": Way(extra="cut-out"),
-    "mixup 0.2": Way(extra="mixup"),
+    "erased parts": Way(
+        augment={"horizontal_flip": True, "blur": 0.5, "erase": 1.0}
+    ),
+    "mixup 0.2": Way(extra=mix_up),
 }  # fmt: skip
 
 
@@ -139,7 +153,7 @@ def train_one(name: str, data, images: int, epochs: int, seed: int) -> dict:
         models.RECIPES["compact"] = spec
     batches = training.batches(way.batch, shuffle_seed=seed)
     if way.extra:
-        batches = batches.map({"cut-out": cut_out(keras), "mixup": mix_up}[way.extra])
+        batches = batches.map(way.extra)
     started = time.perf_counter()
     history = model.fit(batches, steps_per_epoch=steps, epochs=epochs, shuffle=False, verbose=0)
     seconds = time.perf_counter() - started
@@ -176,27 +190,6 @@ def compiled(keras, model, way: Way, steps: int) -> None:
         optimizer = type(optimizer).from_config(changed)
     loss = keras.losses.BinaryCrossentropy(label_smoothing=way.smoothing)
     model.compile(optimizer=optimizer, loss=loss)
-
-
-def cut_out(keras):
-    import tensorflow as tf
-
-    layer = keras.layers.RandomErasing(
-        factor=1.0, scale=(1 / 16, 1 / 16), fill_value=127.5, value_range=(0, 255)
-    )
-    return lambda x, y: (tf.ensure_shape(layer(x, training=True), x.shape), y)
-
-
-def mix_up(x, y):
-    import tensorflow as tf
-
-    count = tf.shape(x)[0]
-    gammas = tf.random.gamma((2, count), 0.2)
-    share = (gammas[0] / tf.reduce_sum(gammas, axis=0))[:, None]
-    order = tf.random.shuffle(tf.range(count))
-    wide = share[:, :, None, None]
-    mixed = wide * x + (1 - wide) * tf.gather(x, order)
-    return mixed, share * y + (1 - share) * tf.gather(y, order)
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

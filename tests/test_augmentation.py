@@ -9,7 +9,7 @@ STRONG = {
     "rotation": 0.2, "horizontal_flip": True, "vertical_flip": True, "brightness": 0.3,
     "contrast": 0.5, "shear": 0.3, "zoom": 0.3, "shift": 0.3,
 }  # fmt: skip
-ALL = STRONG | {"blur": 1.0, "jpeg": 1.0}
+ALL = STRONG | {"blur": 1.0, "jpeg": 1.0, "jitter": 0.2, "erase": 1.0}
 
 
 def apply(layers, training, x=IMAGES):
@@ -53,6 +53,30 @@ def test_a_blur_smooths_half_its_strength_of_the_images_and_leaves_the_others(st
     assert smooth < 0.9 * rough
 
 
+def test_a_jitter_shifts_by_whole_pixels():
+    changed = apply(augmentation.layers(seed=2, jitter=0.125), training=True)
+    steps = range(-2, 3)
+    found = [
+        [(down, right) for down in steps for right in steps
+         if np.array_equal(np.roll(image, (down, right), (0, 1))[3:-3, 3:-3], new[3:-3, 3:-3])]
+        for image, new in zip(IMAGES, changed, strict=True)
+    ]  # fmt: skip
+    assert all(len(shifts) == 1 for shifts in found)
+    assert len({shifts[0] for shifts in found}) > 3
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_erasing_turns_a_part_of_some_images_grey(share):
+    many = np.tile(IMAGES, (100, 1, 1, 1))
+    changed = apply(augmentation.layers(seed=1, erase=share), training=True, x=many)
+    erased = (changed != many).any(axis=-1)
+    assert np.all(changed[erased] == 127.5)
+    touched = erased.any(axis=(1, 2))
+    assert touched.mean() == pytest.approx(share, abs=0.06)
+    areas = erased[touched].mean(axis=(1, 2))
+    assert 0.05 < areas.mean() < 0.2 and areas.max() < 0.3
+
+
 def test_layers_with_one_seed_draw_independently():
     many = np.tile(IMAGES[:1], (200, 1, 1, 1))
     layers = augmentation.layers(seed=3, horizontal_flip=True, vertical_flip=True)
@@ -68,7 +92,7 @@ def test_layers_come_in_one_order_and_those_off_are_left_out():
     assert kinds == [
         "RandomRotation", "RandomFlip", "RandomFlip", "RandomBrightness", "RandomContrast",
         "RandomShear", "RandomZoom", "RandomTranslation", "RandomGaussianBlur",
-        "RandomJpeg",
+        "RandomJpeg", "RandomTranslation", "RandomErasing",
     ]  # fmt: skip
     reverse = dict(reversed(ALL.items()))
     assert [type(layer).__name__ for layer in augmentation.layers(**reverse)] == kinds
@@ -86,7 +110,7 @@ def test_a_model_with_all_layers_is_saved_and_loaded_and_predicts_the_same(tmp_p
     import keras
 
     model = models.build("two_conv", 16, augment=ALL, seed=1)
-    assert sum("Random" in row["kind"] for row in models.describe(model)) == 10
+    assert sum("Random" in row["kind"] for row in models.describe(model)) == len(ALL)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     predicted = model.predict(IMAGES, verbose=0)

@@ -9,7 +9,8 @@ DEFAULTS = {
     "contrast": 0.1, "shear": 0.1, "zoom": 0.1, "shift": 0.1,
 }  # fmt: skip
 """Every change that the five reports used, at a moderate strength."""
-NAMES = (*DEFAULTS, "jitter", "blur", "jpeg", "erase")
+NAMES = (*DEFAULTS, "blur", "jpeg", "jitter", "erase")
+"""In the order in which they are applied; new ones come last, since a place is a seed."""
 BLUR = (0.01, 1.0)
 """Least and most standard deviation of a blur, in pixels: about what halving and doubling does."""
 ERASED = (0.05, 0.2)
@@ -28,9 +29,10 @@ def layers(seed: int | None = None, **strengths) -> list:
             range), ``shear``, ``zoom``, ``shift`` (shares of the side). What is not named is
             left out. ``jitter`` shifts as ``shift`` does, but by whole pixels, which keeps their
             finest detail; ``erase`` is the share of images of which a part turns grey, by
-            ``ERASED`` (random erasing, Zhong et al. 2020). ``blur`` is twice the share of images that are blurred, by ``BLUR``: Keras
-            draws each image's chance between 0 and it. ``jpeg`` is the share of images that are
-            saved again, at a quality of ``QUALITIES``.
+            ``ERASED`` (random erasing, Zhong et al. 2020). ``blur`` is twice the share of
+            images that are blurred, by ``BLUR``: Keras draws each image's chance between 0 and
+            it. ``jpeg`` is the share of images that are saved again, at a quality of
+            ``QUALITIES``.
 
     Returns:
         Keras layers, in the order of ``NAMES``.

@@ -24,7 +24,7 @@ from w207lib.drawings import HALF, WIDE, figure
 AUDITED = ("sample", "cifake", "photos")
 _AUDITS = "results/audit"
 _RECIPES = "results/recipes"
-_TRAININGS = ("results/compact", "results/compact_quick")
+_TRAININGS = ("results/compact_training", "results/compact_quick")
 
 
 def _audited(name: str, table: str) -> pd.DataFrame:
