@@ -478,7 +478,7 @@ RECIPES: dict[str, Recipe] = {
         assumed="padding and dense units",
     ),
     "compact": Recipe(
-        _compact, 32, "sigmoid", 1e-2, "ours: six convolutions, pooled before they are normed",
+        _compact, 32, "sigmoid", 1e-2, "ours: seven convolutions, pooled before they are normed",
         optimizer="muon", scaling="[-1, 1]", schedule="cosine",
         augment={"horizontal_flip": True, "blur": 0.5},
         options={"filters": (24, 64, 128)}, residual=True, mirror=True,
