@@ -133,12 +133,18 @@ def plot_accuracy_time(
                 markersize=18 if marker == "*" else 10)  # fmt: skip
     timed = peers.dropna(subset=["seconds"])
     ax.plot(timed["seconds"] / 60, timed["accuracy"], "D", color="black", markersize=9)
-    shown = pd.concat([trained, timed.assign(label=timed["model"], ours=False)])
+    places = {"ours": ((0, 12), "center", "bottom"), "recipe": ((9, -4), "left", "top"),
+              "peer": ((-10, 0), "right", "center")}  # fmt: skip
+    kinds = trained["ours"].map({True: "ours", False: "recipe"})
+    shown = pd.concat([
+        trained.assign(kind=kinds), timed.assign(label=timed["model"], kind="peer")
+    ])  # fmt: skip
     for label, rows in shown.groupby("label", sort=False):  # one label for all seeds
         first = rows.iloc[0]
-        place = ((-12, 6), "right", "bottom") if first["ours"] else ((9, -4), "left", "top")
-        ax.annotate(label, (first["seconds"] / 60, first["accuracy"]), place[0],
-                    textcoords="offset points", ha=place[1], va=place[2])  # fmt: skip
+        offset, ha, va = places[first["kind"]]
+        ax.annotate(label, (first["seconds"] / 60, first["accuracy"]), offset,
+                    textcoords="offset points", ha=ha, va=va,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
     longest = shown["seconds"].max() / 60
     ax.set_xscale("log")
     minutes = [t for t in (1, 2, 5, 10, 20, 50, 100, 200) if t < 2 * longest]
