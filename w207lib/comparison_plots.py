@@ -144,7 +144,7 @@ def plot_accuracy_time(
         offset, ha, va = places[first["kind"]]
         ax.annotate(label, (first["seconds"] / 60, first["accuracy"]), offset,
                     textcoords="offset points", ha=ha, va=va,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
     longest = shown["seconds"].max() / 60
     ax.set_xscale("log")
     minutes = [t for t in (1, 2, 5, 10, 20, 50, 100, 200) if t < 2 * longest]
