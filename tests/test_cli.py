@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import batch, cli, detector, importing, pipeline, runs, train, tune
+from w207lib import batch, cli, config, detector, importing, pipeline, runs, train, tune
 
 COMMANDS = [
     [], ["run"], ["data"], ["data", "add"], ["data", "list"], ["data", "card"],
@@ -284,6 +284,31 @@ def imported(home, tmp_path, make_tree):
     counts = {"train/REAL": 12, "train/FAKE": 12, "test/REAL": 3, "test/FAKE": 3}
     importing.add("mine", make_tree(tmp_path / "tree", counts))
     return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs", "batch"),
+    [([], 24, 128), (["--epochs", "3"], 3, 128), (["--batch-size", "16"], 24, 16)],
+)
+def test_compact_is_trained_at_its_own_pace_unless_told_otherwise(
+    capsys, imported, monkeypatch, words, epochs, batch
+):
+    seen = {}
+
+    def fit(recipe, data, profile, folder, **options):
+        seen[recipe] = (profile.epochs, profile.batch_size)
+        return folder / recipe
+
+    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(train, "read_metrics", lambda folder: {"scores": []})
+    start = ["train", "compact", "two_conv", "--data", "mine", "--image-size", "16"]
+    assert call(capsys, *start, "--out", str(imported), *words)[0] == 0
+    assert seen["compact"] == (epochs, batch)
+    usual = config.load("sample")
+    assert seen["two_conv"] == (
+        epochs if "--epochs" in words else usual.epochs,
+        batch if "--batch-size" in words else usual.batch_size,
+    )
 
 
 def test_a_baseline_is_trained_and_evaluated_by_commands(capsys, imported, tmp_path):
