@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import streamlit as st
 from PIL import Image
 from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage
 from streamlit.testing.v1 import AppTest
@@ -100,7 +101,8 @@ def test_a_visitor_chooses_among_the_shipped_detectors(page, tmp_path, monkeypat
         card = shipped.card | {"threshold": limit, "unsure": [limit, limit]}
         (tmp_path / f"{name}.json").write_text(json.dumps(card), encoding="utf-8")
     monkeypatch.setattr(detector, "models_folder", lambda: tmp_path)
-    app.load_detector.clear()
+    st.cache_resource.clear()
+    st.cache_data.clear()
     test = page(("a.png", encoded()))
     (choice,) = test.radio
     assert choice.options == ["compact", "other"] and choice.value == "compact"
@@ -108,7 +110,8 @@ def test_a_visitor_chooses_among_the_shipped_detectors(page, tmp_path, monkeypat
     choice.set_value("other").run()
     assert not test.exception
     assert "fakes" in test.header[0].value
-    app.load_detector.clear()
+    st.cache_resource.clear()
+    st.cache_data.clear()
 
 
 def upload(test, *files):
