@@ -29,7 +29,7 @@ def copy_project(target):
     (target / "notebooks").mkdir()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         shutil.copy(path, target / "notebooks" / path.name)
-    for name in ("data/reports.csv", "data/sample/gates.json"):
+    for name in ("data/reports.csv", "data/peers.csv", "data/sample/gates.json"):
         shutil.copy(ROOT / name, target / name)
 
 

@@ -7,7 +7,8 @@ further left in its own row (``tests/test_layers.py`` holds that):
 layer  modules
 =====  ==================================================================================
 0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks) · ``findings``
-1      ``recompression`` (JPEG as a layer) · ``runs`` (run folders, provenance) ·
+1      ``recompression`` (JPEG as a layer) · ``optimizers`` (Muon for kernels) ·
+       ``runs`` (run folders, provenance) ·
        ``devices`` (memory, precision) ·
        ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` · ``style`` · ``diagrams`` ·
