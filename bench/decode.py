@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _tables import write
 from PIL import Image
 
 BATCH = 32
@@ -125,10 +126,7 @@ def main() -> None:
                 print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
-    if options.csv:
-        options.csv.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.csv, index=False)
-        print(f"written to {options.csv}")
+    write(table, options.csv)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _tables import write
 from scipy.special import expit
 
 from w207lib import config, detector, images
@@ -95,10 +96,7 @@ def main() -> None:
     rows = [row for name in options.detectors for row in measure(name, files, options.repeats)]
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
-    if options.csv:
-        options.csv.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.csv, index=False)
-        print(f"written to {options.csv}")
+    write(table, options.csv)
 
 
 if __name__ == "__main__":

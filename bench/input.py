@@ -26,6 +26,7 @@ from pathlib import Path
 
 import pandas as pd
 from _pictures import write_tree
+from _tables import write
 
 SIZE, BATCH = 32, 128
 OURS, IMPORTED, STREAMED = "ours", "ours, imported before", "ours, streamed"
@@ -186,10 +187,7 @@ def main() -> None:
             })  # fmt: skip
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
-    if options.csv:
-        options.csv.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.csv, index=False)
-        print(f"written to {options.csv}")
+    write(table, options.csv)
 
 
 if __name__ == "__main__":
