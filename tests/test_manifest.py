@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from w207lib import datasets, features, images, manifest, schema
+from w207lib import datasets, features, images, manifest, schema, shards
 
 
 @pytest.fixture
@@ -133,16 +133,55 @@ def test_interrupted_reading_goes_on_behind_the_last_whole_chunk(
         interrupt(patch, 7)
         with pytest.raises(KeyboardInterrupt):
             manifest.load(dataset, processes=1)
-    assert len(list((dataset.cache / "measured").iterdir())) == 2
+    assert len(list((dataset.cache / "measured").glob("*.parquet"))) == 2
     assert not (dataset.cache / "manifest.parquet").exists()
     seen = interrupt(monkeypatch, 99)
     table = manifest.load(dataset, processes=1)
     assert len(seen) == 11 - 6
     pd.testing.assert_frame_equal(table, undisturbed[0])
     pd.testing.assert_frame_equal(manifest.statistics(dataset), undisturbed[1])
+    kept = shards.find(dataset, shards.readable(table), 8)
     assert sorted(path.name for path in dataset.cache.iterdir()) == [
-        "manifest.json", "manifest.parquet", "statistics.parquet"
+        "manifest.json", "manifest.parquet", kept.folder.name, "statistics.parquet"
     ]  # fmt: skip
+    assert not list(dataset.cache.glob("**/.*"))
+
+
+def test_small_images_are_kept_decoded_so_that_no_file_is_read_twice(
+    dataset, tree, monkeypatch, measured
+):
+    (tree / "train/REAL/broken.png").write_bytes(b"broken")
+    monkeypatch.setattr(manifest, "CHUNK", 4)
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 3)
+    table = manifest.load(dataset)
+    assert len(measured) == 11
+    made = shards.build(dataset, table, 8)
+    rows = shards.readable(table)
+    pixels = made.read(made.positions(rows["path"]))
+    assert len(measured) == 11 and len(pixels) == 10
+    assert np.array_equal(pixels, [images.read_image(tree / path) for path in rows["path"]])
+
+
+@pytest.mark.parametrize("size", [(8, 9), (9, 9), (65, 65)])
+def test_only_images_of_one_small_square_size_are_kept_decoded(dataset, tree, monkeypatch, size):
+    others = [tree / "train/REAL/000.png"] if size == (9, 9) else sorted(tree.glob("*/*/*.png"))
+    for number, path in enumerate(others):
+        Image.new("RGB", size, (number, 0, 0)).save(path)
+    monkeypatch.setattr(manifest, "CHUNK", 4)
+    assert len(manifest.load(dataset)) == 10
+    assert not list(dataset.cache.glob("pixels-*"))
+
+
+def test_pixels_that_a_kill_took_are_decoded_later(dataset, monkeypatch):
+    monkeypatch.setattr(manifest, "CHUNK", 3)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            manifest.load(dataset, processes=1)
+    next((dataset.cache / "measured").glob("*.npy")).unlink()
+    table = manifest.load(dataset, processes=1)
+    assert shards.find(dataset, table, 8) is None
+    assert len(shards.build(dataset, table, 8).index) == 10
 
 
 @pytest.mark.parametrize("change", ["touched", "spoilt", "version"])
@@ -155,7 +194,7 @@ def test_a_chunk_that_may_be_stale_or_broken_is_read_again(dataset, tree, monkey
     if change == "touched":
         os.utime(tree / "test/FAKE/001.png", ns=(0, 0))
     elif change == "spoilt":
-        sorted((dataset.cache / "measured").iterdir())[0].write_bytes(b"")
+        sorted((dataset.cache / "measured").glob("*.parquet"))[0].write_bytes(b"")
     else:
         monkeypatch.setattr(manifest, "VERSION", manifest.VERSION + 1)
     seen = interrupt(monkeypatch, 99)
@@ -210,7 +249,7 @@ def test_large_files_make_small_chunks(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(
         manifest,
         "_measure_chunk",
-        lambda root, paths: sizes.append(len(paths)) or seen(root, paths),
+        lambda root, paths, kept: sizes.append(len(paths)) or seen(root, paths, kept),
     )
     monkeypatch.setattr(manifest, "CHUNK_BYTES", 3 * whole["bytes"].max())
     again = dataclasses.replace(dataset, cache=tmp_path / "again")

@@ -20,11 +20,12 @@ layer  modules
        ``selective`` · ``operating`` (points) · ``comparing`` · ``evaluation_plots`` ·
        ``claims`` (what reported numbers imply) · ``checks_plots`` ·
        ``looks`` (at the test split)
-2      ``images`` (decoding) · ``crops`` · ``datasets`` (by name) · ``manifest`` ·
+2      ``images`` (decoding) · ``crops`` · ``datasets`` (by name) ·
+       ``shards`` (decode once) · ``manifest`` ·
        ``fetching`` (from Kaggle) · ``importing`` · ``clean`` · ``split`` ·
        ``traces`` (of storing) · ``duplicates`` · ``probes`` (of short cuts) · ``resampling`` ·
        ``data_checks`` · ``audit`` · ``audit_page`` · ``audit_plots`` · ``faults`` (planted in data)
-3      ``shards`` (decode once) · ``feeding`` · ``pipeline`` (manifest → tensors) ·
+3      ``feeding`` · ``pipeline`` (manifest → tensors) ·
        ``augmentation`` · ``models`` (recipes) · ``baselines``
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
        ``train`` · ``tune``

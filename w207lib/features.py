@@ -35,26 +35,39 @@ def statistics(pixels: np.ndarray) -> dict[str, float]:
         ``STATISTICS`` by name, in grey levels 0 to 255; ``max_over_min`` is
         ``(maximum + 1) / (minimum + 1)``, so that a black pixel does not make it infinite.
     """
-    counts = np.array(Image.fromarray(pixels).convert("L").histogram())
+    counts = np.array([Image.fromarray(pixels).convert("L").histogram()])
+    return dict(zip(STATISTICS, histogram_statistics(counts)[0].tolist(), strict=True))
+
+
+def histogram_statistics(counts: np.ndarray) -> np.ndarray:
+    """Measure many images by their histograms, as ``statistics`` does one.
+
+    Args:
+        counts: int ``(N, 256)``, the pixels of each grey level; no row of zeros alone.
+
+    Returns:
+        float64 ``(N, 8)``, the ``STATISTICS`` of each.
+    """
     levels = np.arange(256.0)
-    total = counts.sum()
-    cumulated = np.cumsum(counts)
-    mean = float(counts @ levels / total)
-    lower, median, upper = (_quantile(cumulated, total, q) for q in (0.25, 0.5, 0.75))
-    present = np.flatnonzero(counts)
-    minimum, maximum = float(present[0]), float(present[-1])
-    values = (
-        mean, median, float(np.sqrt(counts @ (levels - mean) ** 2 / total)), minimum, maximum,
-        (maximum + 1) / (minimum + 1), maximum - minimum, upper - lower,
-    )  # fmt: skip
-    return dict(zip(STATISTICS, values, strict=True))
+    total = counts.sum(axis=1)
+    cumulated = np.cumsum(counts, axis=1)
+    mean = counts @ levels / total
+    spread = (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / total
+    lower, median, upper = (_quantiles(cumulated, total, q) for q in (0.25, 0.5, 0.75))
+    minimum = (counts > 0).argmax(axis=1).astype(float)
+    maximum = 255.0 - (counts[:, ::-1] > 0).argmax(axis=1)
+    return np.stack([
+        mean, median, np.sqrt(spread), minimum, maximum, (maximum + 1) / (minimum + 1),
+        maximum - minimum, upper - lower,
+    ], axis=1)  # fmt: skip
 
 
-def _quantile(cumulated: np.ndarray, total: int, q: float) -> float:
-    """Return the linearly interpolated quantile of a histogram of whole levels."""
+def _quantiles(cumulated: np.ndarray, total: np.ndarray, q: float) -> np.ndarray:
+    """Return the linearly interpolated quantile of each histogram of whole levels."""
     position = q * (total - 1)
-    below, above = np.searchsorted(cumulated, [np.floor(position), np.ceil(position)], "right")
-    return float(below + (above - below) * (position - np.floor(position)))
+    below = (cumulated <= np.floor(position)[:, None]).sum(axis=1)
+    above = (cumulated <= np.ceil(position)[:, None]).sum(axis=1)
+    return below + (above - below) * (position - np.floor(position))
 
 
 def log_spectrum(images: np.ndarray) -> np.ndarray:

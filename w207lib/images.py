@@ -68,7 +68,8 @@ def open_image(path: str | Path) -> tuple[Image.Image, dict]:
         UnreadableImage: As for ``read_image``.
         OSError: The file cannot be opened at all.
     """
-    return decode(Path(path).read_bytes(), path)
+    with open(path, "rb") as file:
+        return decode(file.read(), path)
 
 
 def decode(

@@ -14,11 +14,15 @@ import pyarrow
 import pyarrow.parquet
 from tqdm import tqdm
 
-from w207lib import features, images, runs, schema
+from w207lib import features, images, runs, schema, shards
 from w207lib.datasets import Dataset, find_images
 
 CHUNK = 500  # images a task: long enough to hide the cost of sending it
 CHUNK_BYTES = 64 * 2**20  # and files of this size, where images are large
+IMAGE_SECONDS, BYTE_SECONDS = 2e-4, 2e-8
+"""About what a small JPEG takes on one processor, and each byte of a large one."""
+MANY_SECONDS = 3.0
+"""Above this, starting processes pays: they take a second or two."""
 VERSION = 1  # of what is measured; a cache of another version is made anew
 
 
@@ -102,9 +106,12 @@ def _measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     files = _chunk_files(dataset, found)
     todo = [(path, paths) for path, paths in files if not _is_whole(path, len(paths))]
-    processes = processes or (joblib.cpu_count() if len(todo) > 4 else 1)
+    if processes is None:
+        many = len(found) * IMAGE_SECONDS + found["size"].sum() * BYTE_SECONDS > MANY_SECONDS
+        processes = joblib.cpu_count() if many else 1
     work = joblib.Parallel(n_jobs=processes, return_as="generator")(
-        joblib.delayed(_measure_chunk)(dataset.root, paths) for _, paths in todo
+        joblib.delayed(_measure_chunk)(dataset.root, paths, path.with_suffix(".npy"))
+        for path, paths in todo
     )
     finished = len(found) - sum(len(paths) for _, paths in todo)
     with tqdm(
@@ -122,7 +129,18 @@ def _measure(
     table["label"] = table["class_name"].map(schema.LABEL_MAP).astype("int64")
     own_group = table["pixel_hash"].where(table["pixel_hash"] != "", "path:" + table["path"])
     table["group"] = table["group"].where(table["group"] != "", own_group)
-    return schema.check_manifest(table[list(schema.MANIFEST_COLUMNS)]), grey_levels
+    table = schema.check_manifest(table[list(schema.MANIFEST_COLUMNS)])
+    _keep_pixels(dataset, table, [path.with_suffix(".npy") for path, _ in files])
+    return table, grey_levels
+
+
+def _keep_pixels(dataset: Dataset, table: pd.DataFrame, files: list[Path]) -> None:
+    """Write the shards of a data set of small images now, while their pixels are there."""
+    rows = shards.readable(table)
+    size = shards.small_size(rows)
+    there = [path for path in files if path.is_file()]
+    if size and sum(len(np.load(path, mmap_mode="r")) for path in there) == len(rows):
+        shards.keep(dataset, rows, size, map(np.load, there))
 
 
 def _chunk_files(dataset: Dataset, found: pd.DataFrame) -> list[tuple[Path, list[str]]]:
@@ -148,16 +166,29 @@ def _is_whole(path: Path, rows: int) -> bool:
         return False
 
 
-def _measure_chunk(root: Path, paths: list[str]) -> pd.DataFrame:
-    """Return one row an image: ``path``, its facts, and ``features.STATISTICS`` (float64)."""
-    rows = pd.DataFrame([_measure_image(root, path) for path in paths])
-    names = list(features.STATISTICS)
-    grey_levels = rows.reindex(columns=names).astype("float64")
-    return rows.drop(columns=names, errors="ignore").join(grey_levels)
+def _measure_chunk(root: Path, paths: list[str], kept: Path) -> pd.DataFrame:
+    """Return one row an image: ``path``, its facts, and ``features.STATISTICS`` (float64).
+
+    Where all readable ones have one small square size, their pixels go to the file ``kept``.
+    """
+    measured = [_measure_image(root, path) for path in paths]
+    rows = pd.DataFrame([facts for facts, _, _ in measured])
+    grey_levels = np.full((len(rows), len(features.STATISTICS)), np.nan)
+    readable = [place for place, (_, counts, _) in enumerate(measured) if counts]
+    if readable:
+        counts = np.array([measured[place][1] for place in readable])
+        grey_levels[readable] = features.histogram_statistics(counts)
+        if shards.small_size(rows.iloc[readable]):
+            with runs.replacing(kept) as temporary:
+                np.save(temporary, np.stack([measured[place][2] for place in readable]))
+    return rows.join(pd.DataFrame(grey_levels, columns=list(features.STATISTICS)))
 
 
-def _measure_image(root: Path, path: str) -> dict:
-    """Return an image's facts and statistics; of an unreadable one its fault alone."""
+def _measure_image(root: Path, path: str) -> tuple[dict, list[int], np.ndarray | None]:
+    """Return an image's facts, its histogram of greys, and its pixels where they are few.
+
+    Of an unreadable one there is the fault alone.
+    """
     facts = {
         "path": path, "width": 0, "height": 0, "format": "", "mode": "", "bytes": 0,
         "pixel_hash": "", "perceptual_hash": "", "status": "ok", "reason": "",
@@ -166,12 +197,13 @@ def _measure_image(root: Path, path: str) -> dict:
         image, header = images.open_image(root / path)
     except images.UnreadableImage as error:
         size = (root / path).stat().st_size
-        return facts | {"bytes": size, "status": error.status, "reason": error.reason}
+        fault = {"bytes": size, "status": error.status, "reason": error.reason}
+        return facts | fault, [], None
     except OSError as error:
-        return facts | {"status": "corrupted", "reason": error.strerror or str(error)}
-    pixels = np.asarray(image)
+        fault = {"status": "corrupted", "reason": error.strerror or str(error)}
+        return facts | fault, [], None
+    pixels, grey = np.asarray(image), image.convert("L")
     facts |= header | {
-        "pixel_hash": images.pixel_hash(pixels),
-        "perceptual_hash": images.perceptual_hash(image),
-    }
-    return facts | features.statistics(pixels)
+        "pixel_hash": images.pixel_hash(pixels), "perceptual_hash": images.perceptual_hash(grey),
+    }  # fmt: skip
+    return facts, grey.histogram(), pixels if max(image.size) <= shards.SMALL else None

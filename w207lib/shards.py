@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,10 @@ SHARD_IMAGES = 256
 SHARD_BYTES = 64 * 2**20
 INDEX = "index.parquet"
 FACTS = "shards.json"
-MANY_PIXELS = 150e6
-"""Above this many pixels, decoding is worth the second that starting processes takes."""
+MANY_PIXELS, MANY_IMAGES = 150e6, 12_000
+"""Above one of these, decoding is worth the second or two that starting processes takes."""
+SMALL = 64
+"""Images of up to this many pixels a side are kept decoded when they are first read."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def build(
     if made is not None:
         return made
     folder = _folder(dataset, rows, size)
-    per_shard = max(1, min(SHARD_IMAGES, SHARD_BYTES // (3 * size**2)))
+    per_shard = _per_shard(size)
     paths = rows["path"].tolist()
     parts = [paths[i : i + per_shard] for i in range(0, len(paths), per_shard)]
     todo = {
@@ -133,6 +136,45 @@ def build(
     with tqdm(total=count, desc=f"decode to {size}", unit="image", leave=False) as bar:
         for done in work:
             bar.update(done)
+    return _finished(dataset, rows, folder, size, per_shard)
+
+
+def keep(dataset: Dataset, rows: pd.DataFrame, size: int, blocks: Iterable[np.ndarray]) -> Shards:
+    """Write shards of pixels that are decoded already; see ``build``.
+
+    Args:
+        dataset: Where the shards go.
+        rows: Its readable manifest rows.
+        size: Side of the images.
+        blocks: uint8 ``(N, size, size, 3)`` each, all the rows' pixels in their order.
+
+    Raises:
+        OSError: The disk is too small.
+    """
+    folder, per_shard = _folder(dataset, rows, size), _per_shard(size)
+    devices.require_disk(folder, len(rows) * 3 * size**2)
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting, number = np.empty((0, size, size, 3), np.uint8), 0
+    for block in blocks:
+        waiting = np.concatenate([waiting, block])
+        while len(waiting) >= per_shard:
+            _save(waiting[:per_shard], _shard(folder, number))
+            waiting, number = waiting[per_shard:], number + 1
+    if len(waiting):
+        _save(waiting, _shard(folder, number))
+    return _finished(dataset, rows, folder, size, per_shard)
+
+
+def small_size(rows: pd.DataFrame) -> int | None:
+    """Return the side of these readable rows' images where all are one small square, or None."""
+    sides = pd.unique(rows[["width", "height"]].to_numpy().ravel())
+    return int(sides[0]) if len(sides) == 1 and sides[0] <= SMALL else None
+
+
+def _finished(
+    dataset: Dataset, rows: pd.DataFrame, folder: Path, size: int, per_shard: int
+) -> Shards:
+    """Write what says that all shards are there, and remove those of other pixels."""
     index = rows[["path", "pixel_hash"]].reset_index(drop=True)
     runs.write_json(folder / FACTS, {"size": size, "per_shard": per_shard, "images": len(rows)})
     runs.write_table(folder / INDEX, index)  # last: it says that all the others are there
@@ -144,7 +186,7 @@ def build(
 
 def usual_processes(rows: pd.DataFrame) -> int:
     """Return how many processes decode these manifest rows: one, or one a processor."""
-    many = (rows["width"] * rows["height"]).sum() > MANY_PIXELS or len(rows) > 4_000
+    many = (rows["width"] * rows["height"]).sum() > MANY_PIXELS or len(rows) > MANY_IMAGES
     return joblib.cpu_count() if many else 1
 
 
@@ -186,6 +228,10 @@ def _folder(dataset: Dataset, rows: pd.DataFrame, size: int) -> Path:
     return dataset.cache / f"pixels-{size}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
+def _per_shard(size: int) -> int:
+    return max(1, min(SHARD_IMAGES, SHARD_BYTES // (3 * size**2)))
+
+
 def _shard(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.rgb"
 
@@ -196,9 +242,13 @@ def _is_whole(path: Path, size: int) -> bool:
 
 def _write(root: Path, paths: list[str], size: int, target: Path) -> int:
     pixels = np.stack([images.resize(images.read_image(root / path), size) for path in paths])
+    _save(pixels, target)
+    return len(paths)
+
+
+def _save(pixels: np.ndarray, target: Path) -> None:
     with runs.replacing(target) as temporary:
         pixels.tofile(temporary)
-    return len(paths)
 
 
 def _fill(file, out: np.ndarray, path: Path) -> None:
