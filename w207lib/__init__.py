@@ -37,8 +37,9 @@ layer  modules
        ``slides`` · ``costs`` (measured here) · ``work`` ·
        ``plans`` (what a notebook does) · ``estimate`` (time, disk, memory) ·
        ``batch`` (papermill) · ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
-7      ``serve`` (the page's server) · ``cli_evidence`` · ``cli_generators`` · ``cli`` · ``app``
-       (the page) and the notebooks
+7      ``serve`` (the page's server) · ``cli_data`` · ``cli_run`` · ``cli_train`` ·
+       ``cli_generators`` · ``cli_evidence`` · ``cli_detector`` · ``cli_publish`` · ``cli`` ·
+       ``app`` (the page) and the notebooks
 =====  ==================================================================================
 
 Three things carry everything: the *manifest* (one row an image), a *Keras model* that takes
