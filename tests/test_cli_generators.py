@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from w207lib import cli, config, fakes, generalisation, importing, report
+from w207lib import cli, config, fakes, generalisation, importing, publishing
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_from_photographs_to_what_is_found_of_unseen_generators_and_published(sm
     assert all(line.count("*") == 1 for line in marked)
 
     (small / "data" / "reports.csv").write_text("model,report\n", encoding="utf-8")
-    target = report.publish(small.parent / "run", target=small / "results" / "generalise")
+    target = publishing.publish(small.parent / "run", target=small / "results" / "generalise")
     names = {path.name for path in target.iterdir()}
     wanted = {generalisation.MATRIX, generalisation.PHOTOGRAPHS, fakes.CHECKS}
     assert wanted | {"predictions.parquet"} <= names

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from w207lib import (
-    batch,
     cli,
     config,
     costs,
     devices,
     estimate,
     importing,
+    notebook_files,
     plans,
     runs,
     shards,
@@ -70,7 +70,7 @@ class Bench(costs.Bench):
 
 
 def items_of(number, profile="sample", counts=COUNTS, **parameters):
-    (notebook,) = batch.choose(batch.find(NOTEBOOKS), only=[number])
+    (notebook,) = notebook_files.choose(notebook_files.find(NOTEBOOKS), only=[number])
     plan = plans.Plan(
         config.load(profile), parameters, None, notebook.parameters | parameters, counts
     )
@@ -92,7 +92,7 @@ def disk_of(number, **options):
 
 def test_every_notebook_has_its_work_for_every_profile(monkeypatch):
     monkeypatch.setattr(plans, "multiplications", lambda n: dict(n.options)["filters_1"])
-    books = batch.find(NOTEBOOKS)
+    books = notebook_files.find(NOTEBOOKS)
     assert sorted(plans.WORK) == [book.path.stem for book in books]
     for profile in config.PROFILES:
         for book in books:
@@ -268,7 +268,11 @@ def test_a_dry_run_measures_tells_and_leaves_nothing(sample, tmp_path, capsys, c
 
 def test_an_estimate_in_numbers(sample, tmp_path, monkeypatch):
     found = estimate.estimate(
-        "sample", batch.find(), parameters={"epochs": 4}, root=tmp_path / "run", bench=Bench(40)
+        "sample",
+        notebook_files.find(),
+        parameters={"epochs": 4},
+        root=tmp_path / "run",
+        bench=Bench(40),
     )
     (row,) = found["notebooks"]
     step = 32 * 32**2 * 1e-5
@@ -279,7 +283,11 @@ def test_an_estimate_in_numbers(sample, tmp_path, monkeypatch):
     assert found["total"]["disk"] == row["disk"] + row["passing"] == row["disk"] + 24_000_000
     assert found["short"] == [] and row["least"] == row["seconds"]
     more = estimate.estimate(
-        "sample", batch.find(), parameters={"epochs": 8}, root=tmp_path / "run", bench=Bench(40)
+        "sample",
+        notebook_files.find(),
+        parameters={"epochs": 8},
+        root=tmp_path / "run",
+        bench=Bench(40),
     )
     assert more["total"]["seconds"] > found["total"]["seconds"]
     json.dumps(found)
@@ -319,13 +327,13 @@ def test_times_that_could_not_be_measured_are_unknown(sample, tmp_path):
         def network(self, network):
             return dataclasses.replace(super().network(network), step=math.nan)
 
-    found = estimate.estimate("sample", batch.find(), root=tmp_path, bench=Full(40))
+    found = estimate.estimate("sample", notebook_files.find(), root=tmp_path, bench=Full(40))
     assert "all together at most unknown" in "\n".join(estimate.lines(found))
 
 
 def test_a_notebook_of_ones_own_counts_as_its_start(sample, tmp_path, make_notebook):
     make_notebook(sample / "notebooks", "11", "1 + 1")
-    found = estimate.estimate("sample", batch.find(), root=tmp_path, bench=Bench(40))
+    found = estimate.estimate("sample", notebook_files.find(), root=tmp_path, bench=Bench(40))
     assert [row["known"] for row in found["notebooks"]] == [True, False]
     assert found["notebooks"][1]["seconds"] == pytest.approx(5, abs=1)
     assert "a notebook of your own" in estimate.lines(found)[3]
@@ -348,7 +356,7 @@ def test_a_data_set_that_is_not_here_is_named_with_its_command(sample, capsys):
 def test_the_seed_and_the_validation_share_decide_the_counts(sample, tmp_path):
     def counts(**parameters):
         options = {"root": tmp_path, "bench": Bench(40), "parameters": parameters}
-        return estimate.estimate("sample", batch.find(), **options)["counts"]
+        return estimate.estimate("sample", notebook_files.find(), **options)["counts"]
 
     assert counts() == {"train": 24, "validation": 6, "test": 10}
     assert counts(validation_fraction=0.5) == {"train": 15, "validation": 15, "test": 10}

@@ -32,10 +32,12 @@ layer  modules
        ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·
        ``generator_parts`` · ``generators`` (redraw photographs) · ``inventing`` (generators
        from noise) · ``fakes`` (a data set of them) · ``generalisation`` (to unseen generators)
-6      ``recipes`` (beside the reports) · ``report`` (tables, pages) · ``evaluation_page`` ·
+6      ``recipes`` (beside the reports) · ``report`` (tables of a run) · ``run_page`` ·
+       ``publishing`` (into ``results/``) · ``readme`` (its tables) · ``evaluation_page`` ·
        ``drawings`` (one function a figure) · ``evidence_drawings`` · ``figures`` ·
        ``slides`` · ``costs`` (measured here) · ``work`` ·
        ``plans`` (what a notebook does) · ``estimate`` (time, disk, memory) ·
+       ``notebook_files`` · ``signals`` · ``failures`` (of notebooks, told) ·
        ``batch`` (papermill) · ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
 7      ``serve`` (the page's server) · ``cli_data`` · ``cli_run`` · ``cli_train`` ·
        ``cli_generators`` · ``cli_evidence`` · ``cli_detector`` · ``cli_publish`` · ``cli`` ·

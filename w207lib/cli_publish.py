@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 
-from w207lib import config, figures, recipes, report, slides
+from w207lib import config, figures, publishing, readme, recipes, slides
 
 
 def publish_run(options) -> int:
@@ -14,9 +14,9 @@ def publish_run(options) -> int:
     if options.name and not re.fullmatch(r"[\w-]+", options.name):
         raise ValueError(f"--name {options.name!r}; expected letters, digits, _ and -.")
     target = config.results_root() / options.name if options.name else None
-    print(f"published to {report.publish(options.folder, target=target)}")
+    print(f"published to {publishing.publish(options.folder, target=target)}")
     recipes.write()
-    report.fill_readme()
+    readme.fill()
     return 0
 
 

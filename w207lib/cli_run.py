@@ -9,17 +9,28 @@ import shlex
 import sys
 from pathlib import Path
 
-from w207lib import batch, config, datasets, doctor, estimate, report, runs
+from w207lib import (
+    batch,
+    config,
+    datasets,
+    doctor,
+    estimate,
+    notebook_files,
+    report,
+    run_page,
+    runs,
+    signals,
+)
 
 
 def run_notebooks(options) -> int:
     """Execute notebooks on a profile's data, and write the page that shows them."""
     settings = config.load(options.profile)
-    notebooks = batch.choose(
-        batch.find(), only=options.only, first=options.first, last=options.last
+    notebooks = notebook_files.choose(
+        notebook_files.find(), only=options.only, first=options.first, last=options.last
     )
     parameters = dict(_parse_parameter(text) for text in options.parameter)
-    batch.check_parameters(notebooks, parameters)
+    notebook_files.check_parameters(notebooks, parameters)
     root = options.out or runs.run_root(settings)
     if options.dry_run:
         return _dry_run(options, notebooks, parameters, root)
@@ -41,11 +52,11 @@ def run_notebooks(options) -> int:
     except KeyboardInterrupt as stop:
         words = [w for w in sys.argv[1:] if w != "--resume"] or ["run"]
         _say(
-            f"\nw207: stopped by {batch.stop_name(stop)}. Go on with: w207 {shlex.join(words)} "
+            f"\nw207: stopped by {signals.stop_name(stop)}. Go on with: w207 {shlex.join(words)} "
             "--resume", sys.stderr,
         )  # fmt: skip
-        return batch.exit_status(stop)
-    page = report.write_page(root)
+        return signals.exit_status(stop)
+    page = run_page.write(root)
     _print_summary(summary, report.results_table(root))
     _say(f"\nexecuted notebooks  {root / 'notebooks'}\nfigures             {root / 'figures'}")
     _say(f"metrics             {root / report.METRICS}\nopen this page      {page}")

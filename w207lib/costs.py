@@ -9,7 +9,6 @@ import inspect
 import logging
 import math
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -392,13 +391,7 @@ def _predicting(model, network: Network, cost: Cost, room: int, training: float)
 
 def free_memory() -> dict[str, int | None]:
     """Return free bytes of the machine (``host``) and of its GPU (``device``; None: none)."""
-    found = {"host": devices.memory()["available"], "device": None}
-    program = shutil.which("nvidia-smi")
-    if program is not None:
-        words = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-        try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
-            found["device"] = int(done.stdout.split()[0]) * 2**20
-        except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-            return found
-    return found
+    told = devices.nvidia("memory.free")
+    first = told[0].split()[0] if told else ""  # "40536 MiB"; "[N/A]" where the driver won't say
+    free = int(first) * 2**20 if first.isdecimal() else None
+    return {"host": devices.memory()["available"], "device": free}
