@@ -25,9 +25,10 @@ layer  modules
        ``traces`` (of storing) · ``duplicates`` · ``probes`` (of short cuts) · ``resampling`` ·
        ``data_checks`` · ``audit`` · ``audit_page`` · ``audit_plots`` · ``faults`` (planted in data)
 3      ``shards`` (decode once) · ``feeding`` · ``pipeline`` (manifest → tensors) ·
-       ``augmentation`` · ``models`` (recipes) · ``baselines``
+       ``augmentation`` · ``networks`` (bodies of recipes) · ``backbones`` (trained elsewhere) ·
+       ``models`` (recipes) · ``baselines``
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
-       ``train`` · ``tune``
+       ``epochs`` (of a training) · ``train`` · ``tune``
 5      ``checks`` (of reports) · ``model_checks`` · ``planted`` (mistakes) ·
        ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·
        ``generator_parts`` · ``generators`` (redraw photographs) · ``inventing`` (generators
@@ -35,7 +36,7 @@ layer  modules
 6      ``recipes`` (beside the reports) · ``report`` (tables of a run) · ``run_page`` ·
        ``publishing`` (into ``results/``) · ``readme`` (its tables) · ``evaluation_page`` ·
        ``drawings`` (one function a figure) · ``evidence_drawings`` · ``figures`` ·
-       ``slides`` · ``costs`` (measured here) · ``work`` ·
+       ``slides`` · ``network_costs`` · ``costs`` (measured here) · ``work`` ·
        ``plans`` (what a notebook does) · ``estimate`` (time, disk, memory) ·
        ``notebook_files`` · ``signals`` · ``failures`` (of notebooks, told) ·
        ``batch`` (papermill) · ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
