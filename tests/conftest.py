@@ -23,6 +23,7 @@ from w207lib import (
     manifest,
     pipeline,
     predict,
+    provenance,
     report,
     runs,
     split,
@@ -277,7 +278,7 @@ def trained_run(learnable, tiny_profile, tmp_path_factory):
     runs.write_json(
         root / "summary.json",
         {"profile": "tiny", "parameters": {"epochs": 1}, "notebooks": {"01": row},
-         "provenance": runs.provenance(seed=207)},
+         "provenance": provenance.gather(seed=207)},
     )  # fmt: skip
     scores = evaluate.score(report.predictions(root))
     runs.write_table(root / report.METRICS, report.comparison(scores, report.model_facts(root)))

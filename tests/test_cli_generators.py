@@ -5,14 +5,14 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from w207lib import cli, config, fakes, generalisation, importing, publishing
+from w207lib import cli, config, fakes, generalisation, importing, makers, publishing
 
 
 @pytest.fixture
 def small(home, make_tree, monkeypatch):
     """A data set of 16-pixel images, and makers that take two steps."""
-    for name, spec in fakes.MAKERS.items():
-        monkeypatch.setitem(fakes.MAKERS, name, dataclasses.replace(spec, steps=2))
+    for name, spec in makers.MAKERS.items():
+        monkeypatch.setitem(makers.MAKERS, name, dataclasses.replace(spec, steps=2))
     counts = {"train/REAL": 40, "train/FAKE": 40, "test/REAL": 16, "test/FAKE": 16}
     importing.add("small", make_tree(home.parent / "small", counts, size=16))
     return home

@@ -8,7 +8,7 @@ layer  modules
 =====  ==================================================================================
 0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks) · ``findings``
 1      ``recompression`` (JPEG as a layer) · ``optimizers`` (Muon for kernels) ·
-       ``runs`` (run folders, provenance) ·
+       ``provenance`` · ``runs`` (run folders) ·
        ``devices`` (memory, precision) ·
        ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` · ``style`` · ``diagrams`` ·
@@ -30,9 +30,10 @@ layer  modules
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
        ``epochs`` (of a training) · ``train`` · ``tune``
 5      ``checks`` (of reports) · ``model_checks`` · ``planted`` (mistakes) ·
-       ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·
-       ``generator_parts`` · ``generators`` (redraw photographs) · ``inventing`` (generators
-       from noise) · ``fakes`` (a data set of them) · ``generalisation`` (to unseen generators)
+       ``model_card`` · ``export`` (a detector) · ``transfer`` · ``experiments`` ·
+       ``robustness`` · ``explain`` (maps) · ``generator_parts`` · ``generators`` (redraw
+       photographs) · ``inventing`` (generators from noise) · ``makers`` (of fakes) ·
+       ``fakes`` (a data set of them) · ``generalisation`` (to unseen generators)
 6      ``recipes`` (beside the reports) · ``report`` (tables of a run) · ``run_page`` ·
        ``publishing`` (into ``results/``) · ``readme`` (its tables) · ``evaluation_page`` ·
        ``drawings`` (one function a figure) · ``evidence_drawings`` · ``figures`` ·

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 from tqdm import tqdm
 
-from w207lib import config, devices, failures, runs, signals
+from w207lib import config, devices, failures, provenance, runs, signals
 from w207lib.notebook_files import Notebook, check_parameters, find, source_digest, stripped
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def run(
         summary = {
             "profile": profile, "parameters": parameters, "run": str(root), "status": "running",
             "exit_status": None, "started": _now(), "ended": None, "seconds": 0.0,
-            "provenance": runs.provenance(seed=settings.seed), "notebooks": before,
+            "provenance": provenance.gather(seed=settings.seed), "notebooks": before,
         }  # fmt: skip
         _run_all(summary, notebooks, root, resume, settings)
     return summary

@@ -239,11 +239,6 @@ def interval(accuracy: float, n: int) -> tuple[float, float]:
     return intervals.wilson(round(accuracy * n), n)
 
 
-def interval_holds_majority(accuracy: float, n: int, majority: float) -> bool:
-    """Return whether the interval of an accuracy reaches down to the larger class's share."""
-    return interval(accuracy, n)[0] <= majority
-
-
 def dummy_shares(accuracy: float) -> dict[str, float]:
     """Return the share of the larger class with which a dummy classifier has this accuracy.
 
@@ -277,11 +272,6 @@ def without_optimizer(count: int) -> int | None:
 def steps(images: int, batch: int = 32) -> int:
     """Return the number of batches of one pass; the last may be smaller."""
     return math.ceil(images / batch)
-
-
-def images_of(steps: int, batch: int = 32) -> tuple[int, int]:
-    """Return the least and the greatest number of images that make so many batches."""
-    return (steps - 1) * batch + 1, steps * batch
 
 
 def precision_elsewhere(precision: float, recall: float, share: float, *, at: float = 0.5) -> float:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import cli_train, fakes, generalisation, manifest, models, pipeline, runs
+from w207lib import cli_train, fakes, generalisation, makers, manifest, models, pipeline, runs
 
 
 def make_fakes(options) -> int:
     """Make a data set of fakes of another one's photographs, and ask what gives them away."""
     dataset = fakes.make(
-        options.data, options.name, makers=tuple(options.makers or fakes.MAKERS),
+        options.data, options.name, makers=tuple(options.makers or makers.MAKERS),
         images=options.images, photographs=tuple(options.photographs), seed=options.seed,
     )  # fmt: skip
     table = manifest.load(dataset)

@@ -25,6 +25,7 @@ from w207lib import (
     manifest,
     models,
     predict,
+    provenance,
     runs,
 )
 from w207lib.config import Profile
@@ -320,7 +321,7 @@ def write_results(
         place, recipe=facts["recipe"], image_size=data.size, threshold=threshold,
         data_digest=data.digest, **({"mirror": True} if facts.get("mirror") else {}),
     )  # fmt: skip
-    runs.write_json(place / "provenance.json", runs.provenance(seed=seed, data=data.digest))
+    runs.write_json(place / "provenance.json", provenance.gather(seed=seed, data=data.digest))
 
 
 def read_metrics(folder: Path) -> dict:
