@@ -204,10 +204,6 @@ def test_report_0_counts_its_two_networks_differently():
     assert claims.optimizer_state(10, 4) == 20
 
 
-def test_a_pass_has_as_many_steps_as_batches():
-    assert claims.steps(780) == claims.steps(776) == 25
-
-
 def test_megabytes_are_four_bytes_a_parameter():
     table = claims.read("Report 3")
     for system in ("custom CNN", "ResNet101"):

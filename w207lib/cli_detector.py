@@ -102,7 +102,8 @@ def _write_json(table, target) -> None:
         Path(target).write_text(text, encoding="utf-8")
 
 
-def _print_verdicts(table, judge, most: int = 100) -> None:
+def _print_verdicts(table, judge) -> None:
+    most = 100
     shown = table.head(most).fillna({"label": "–"})
     print(shown.to_string(index=False, na_rep="–", float_format=lambda v: f"{v:.3f}"))
     if len(table) > most:

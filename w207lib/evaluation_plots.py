@@ -19,10 +19,6 @@ _KEYS = ("model", "split", "condition")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _CLASS_MARKERS = {"REAL": "o", "FAKE": "D"}
 _METRICS = {"REAL": "specificity", "FAKE": "recall_fake"}
-_NAMES = {
-    "accuracy": "accuracy", "roc_auc": "area under the ROC curve",
-    "recall_fake": "fakes found (recall)", "specificity": "photographs kept (specificity)",
-}  # fmt: skip
 
 
 def plot_reliability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -92,21 +88,18 @@ def plot_operating_points(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     return ax
 
 
-def plot_by_class(
-    table: pd.DataFrame, by: str = "object", *, point: str = "frozen", ax: Axes | None = None
-) -> Axes:
-    """Draw the accuracy of photographs and of fakes for each value of a column.
+def plot_by_class(table: pd.DataFrame, *, point: str = "frozen", ax: Axes | None = None) -> Axes:
+    """Draw the accuracy of photographs and of fakes for each kind of object shown.
 
     Args:
-        table: From ``operating.operating_points`` with ``by``, of one model, split and condition.
-        by: The column, such as the kind of object shown.
+        table: From ``operating.operating_points`` by ``object``, of one model, split and condition.
         point: Which threshold's rows.
 
     Raises:
         ValueError: There is no such point, or more than one model, split or condition.
     """
     columns = [f"{name}{end}" for name in _METRICS.values() for end in ("", "_low", "_high")]
-    style.require_columns(table, (*_KEYS, by, "point", *columns))
+    style.require_columns(table, (*_KEYS, "object", "point", *columns))
     rows = table[table["point"] == point]
     if len(rows[list(_KEYS)].drop_duplicates()) != 1:
         raise ValueError(
@@ -125,9 +118,9 @@ def plot_by_class(
         ax.errorbar(rows[metric], place + shift, xerr=_bars(rows, metric), capsize=4,
                     fmt=_CLASS_MARKERS[name], color=COLOURS[name], markersize=9, elinewidth=1.8,
                     label=f"actual {name}, called so")  # fmt: skip
-    ax.set_yticks(place, rows[by].astype(str).replace("", "unnamed"))
+    ax.set_yticks(place, rows["object"].astype(str).replace("", "unnamed"))
     ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.set(xlabel="accuracy", ylabel=style.spaced(by))
+    ax.set(xlabel="accuracy", ylabel="object")
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(axis="y", visible=False)

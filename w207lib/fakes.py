@@ -132,12 +132,11 @@ def make(
     return made
 
 
-def check(dataset: Dataset, *, seed: int = SEED) -> pd.DataFrame:
+def check(dataset: Dataset) -> pd.DataFrame:
     """Ask of each generator's fakes whether storage or simple statistics give them away.
 
     Args:
         dataset: From ``make``.
-        seed: Seed of forest and folds.
 
     Returns:
         One row a generator: ``generator, family, images``; AUROC of the audit's ``container``
@@ -155,7 +154,7 @@ def check(dataset: Dataset, *, seed: int = SEED) -> pd.DataFrame:
         chosen = np.isin(made_by, ("real", name))
         asked = probes.run(
             known[chosen].reset_index(drop=True), thumbnails[chosen],
-            probes=("container", "metadata"), seed=seed,
+            probes=("container", "metadata"), seed=SEED,
         ).set_index("probe")  # fmt: skip
         row = {"generator": name, "family": family(name), "images": int((made_by == name).sum())}
         for probe in ("container", "metadata"):
@@ -166,18 +165,18 @@ def check(dataset: Dataset, *, seed: int = SEED) -> pd.DataFrame:
             own = manifest.usable(table[table["generator"].isin(("real", name))], part)
             fakes = int(own["label"].sum())
             real = own[own["label"] == 0].sample(
-                min(fakes, int((own["label"] == 0).sum())), random_state=seed
+                min(fakes, int((own["label"] == 0).sum())), random_state=SEED
             )
             parts[part] = pd.concat([real, own[own["label"] == 1]], ignore_index=True)
-        rows.append(row | _forest(parts["train"], parts["test"], measured, seed))
+        rows.append(row | _forest(parts["train"], parts["test"], measured))
     return pd.DataFrame(rows)
 
 
-def _forest(train: pd.DataFrame, test: pd.DataFrame, measured: pd.DataFrame, seed: int) -> dict:
+def _forest(train: pd.DataFrame, test: pd.DataFrame, measured: pd.DataFrame) -> dict:
     """Return a forest's AUROC with limits; NaN where a split lacks a class (all copies, say)."""
     if min(train["label"].nunique(), test["label"].nunique()) < 2:
         return dict.fromkeys(("forest", "forest_low", "forest_high"), np.nan)
-    forest = baselines.build("random_forest", seed=seed)
+    forest = baselines.build("random_forest", seed=SEED)
     forest.fit(measured.loc[train["path"], list(features.STATISTICS)], train["label"])
     score = baselines.scores(forest, measured.loc[test["path"]])
     label = test["label"].to_numpy()
