@@ -26,8 +26,8 @@ from w207lib import (
     clean,
     config,
     datasets,
-    fakes,
     generalisation,
+    makers,
     manifest,
     operating,
     pipeline,
@@ -61,7 +61,7 @@ def selection(way: str, held_out: str, data: pipeline.Data, images: int, seed: i
     home = generalisation.home(table)
     if way == "several, redrawn alone":
         real = set(table.loc[table["label"] == 0, "group"])
-        invented = table["generator"].isin(fakes.MAKERS) & ~table["group"].isin(real)
+        invented = table["generator"].isin(makers.MAKERS) & ~table["group"].isin(real)
         hidden = invented & (table["split"] != "test")
         table = table.assign(status=table["status"].mask(hidden, "excluded"))
     known = generalisation.trainings(data.manifest)
@@ -75,7 +75,7 @@ def selection(way: str, held_out: str, data: pipeline.Data, images: int, seed: i
 def first_family(data: pipeline.Data) -> str:
     """The family of the fakes that the data set came with."""
     counts = data.manifest.query("label == 1")["generator"].value_counts()
-    return fakes.family(counts.index[0])
+    return makers.family(counts.index[0])
 
 
 def trained(way, held_out, data, profile, root, images):
@@ -95,7 +95,7 @@ def trained(way, held_out, data, profile, root, images):
 def measured(predictions: pd.DataFrame, held_out: str, origin: pd.Series) -> dict:
     """Recall of the held-out family and what it costs, of one model's predictions."""
     table = predictions.assign(model="m", source=predictions["path"].map(origin))
-    table["family"] = table["generator"].map(fakes.family)
+    table["family"] = table["generator"].map(makers.family)
     home = generalisation.home(table)
     validation, test = (table[table["split"] == part] for part in ("validation", "test"))
     own = test[test["source"] == home]
@@ -200,7 +200,7 @@ def main() -> None:
     table = split.assign(clean.mark(manifest.load(dataset)), validation_fraction=0.1, seed=207)
     data = pipeline.Data(dataset, table, 32)
     origin = table.set_index("path")["source"]
-    families = sorted({spec.family for spec in fakes.MAKERS.values()})
+    families = sorted({spec.family for spec in makers.MAKERS.values()})
     rows = []
     for way in options.ways:
         for number in range(options.seeds if way == "several" else 1):

@@ -56,7 +56,7 @@ def measure(recipe: str, precision: str, threads: int, rounds: int) -> list[dict
     import numpy as np
     import tensorflow as tf
 
-    from w207lib import costs, models, train
+    from w207lib import models, network_costs, train
     from w207lib.devices import quiet_keras
 
     keras = quiet_keras()
@@ -72,7 +72,7 @@ def measure(recipe: str, precision: str, threads: int, rounds: int) -> list[dict
             models.build(recipe, augment=spec.augment, seed=1), recipe, steps=10_000
         )
         bare = keras.models.clone_model(plain, clone_function=lambda layer: _bare(keras, layer))
-    multiplications = costs.multiplications(costs.Network(recipe, 32, BATCH))
+    multiplications = network_costs.multiplications(network_costs.Network(recipe, 32, BATCH))
     batches = _batches(pixels, labels)
 
     def gradients(model):

@@ -1,8 +1,11 @@
-"""Shared by all tests: a home of one's own, and a tiny data set that can be learned."""
+"""Shared by all tests: a home of one's own, a tiny data set that can be learned, a run."""
 
+import base64
 import dataclasses
+import io
 import logging
 import os
+import shutil
 import signal
 import zlib
 
@@ -11,7 +14,21 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from w207lib import batch, clean, config, datasets, manifest, pipeline, runs, split
+from w207lib import (
+    batch,
+    clean,
+    config,
+    datasets,
+    evaluate,
+    manifest,
+    pipeline,
+    predict,
+    provenance,
+    report,
+    runs,
+    split,
+    train,
+)
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -212,3 +229,64 @@ def executed(monkeypatch):
 
     monkeypatch.setattr(batch, "_execute", execute)
     return seen
+
+
+CLAIMS = """model,report,reported_accuracy,reported_split,reported_data,note
+random_forest,Report 1,0.6,test,cifake,none
+svm,Report 1,0.7,test,cifake,none
+"""
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, "png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def executed_notebook(path):
+    new = nbformat.v4
+    shown = [new.new_output("display_data", {"image/png": png()}) for _ in range(3)]
+    cells = [
+        new.new_markdown_cell("# 01 What is <there>?"),
+        new.new_code_cell("plot()", outputs=shown[:1], metadata={"figure": "scatter"}),
+        new.new_code_cell("plots()", outputs=shown[1:]),
+        new.new_code_cell("bar()", outputs=[new.new_output("stream", name="stderr", text="99 %|")]),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new.new_notebook(cells=cells), path)
+
+
+@pytest.fixture(scope="session")
+def trained_run(learnable, tiny_profile, tmp_path_factory):
+    """A finished run of two baselines, with a search, a history and pictures beside them."""
+    root = tmp_path_factory.mktemp("run")
+    runs.claim(root, profile="tiny", data_digest=learnable.digest)
+    statistics = manifest.statistics(learnable.dataset)
+    for name in ("random_forest", "dummy:prior"):
+        folder = train.fit_baseline(name, learnable, statistics, tiny_profile(), root / "models")
+        predict.score_test(folder, learnable, statistics, root=root)
+    (root / "models/random_forest/history.csv").write_text("epoch,loss\n1,0.5\n")
+    (root / "models/.svm.0123.partial").mkdir()
+    (root / "models/.svm.0123.partial/metrics.json").write_text("{}")
+    (root / "tuning/random").mkdir(parents=True)
+    (root / "tuning/random/trials.csv").write_text("trial,score\n0,0.5\n")
+    executed_notebook(root / "notebooks" / "01_what.ipynb")
+    (root / "figures").mkdir()
+    Image.new("RGB", (2, 2)).save(root / "figures" / "01_photo.png")
+    Image.new("RGB", (2, 2)).save(root / "photo.jpg")
+    row = {"notebook": "01_what.ipynb", "status": "done", "seconds": 1.5, "error": None}
+    runs.write_json(
+        root / "summary.json",
+        {"profile": "tiny", "parameters": {"epochs": 1}, "notebooks": {"01": row},
+         "provenance": provenance.gather(seed=207)},
+    )  # fmt: skip
+    scores = evaluate.score(report.predictions(root))
+    runs.write_table(root / report.METRICS, report.comparison(scores, report.model_facts(root)))
+    return root
+
+
+@pytest.fixture
+def finished_run(trained_run, tmp_path, home):
+    """A copy of the run that a test may spoil, in a home that knows what reports claimed."""
+    (home / "data" / "reports.csv").write_text(CLAIMS)
+    return shutil.copytree(trained_run, tmp_path / "run")

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from w207lib import accelerators, devices, feeding, models, predict, runs, train
+from w207lib import accelerators, devices, epochs, feeding, models, predict, runs, train
 
 PLAIN = {"learning_rate": 0.01, "filters": (4, 4), "units": 8, "dropout": 0.0, "images": 45}
 """No dropout and no batch norm, and a last batch of 13: all that could make a difference."""
@@ -217,7 +217,7 @@ def test_a_stopped_training_keeps_its_micro_batches(
     options = PLAIN | {"dropout": 0.3}
     room_for(4, dropout=0.3)
     undisturbed = train.fit("two_conv", learnable, profile, tmp_path / "a", **options)
-    save = train._save
+    save = epochs.save
 
     def stop(model, path):
         save(model, path)
@@ -225,7 +225,7 @@ def test_a_stopped_training_keeps_its_micro_batches(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_save", stop)
+        patch.setattr(epochs, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             train.fit("two_conv", learnable, profile, tmp_path / "b", **options)
     room_for(256, dropout=0.3)
@@ -237,7 +237,7 @@ def test_a_stopped_training_keeps_its_micro_batches(
         assert np.array_equal(one, two)
     assert os.listdir(tmp_path / "b") == ["two_conv"]
     monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
-    monkeypatch.setattr(train, "_train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(epochs, "run", lambda *_, **__: pytest.fail("trained again"))
     assert train.fit("two_conv", learnable, profile, tmp_path / "b", **options) == went_on
 
 
@@ -351,7 +351,7 @@ SPREAD = """
 import json, sys
 from pathlib import Path
 import pandas as pd
-from w207lib import accelerators, config, datasets, devices, models, pipeline, train, tune
+from w207lib import accelerators, config, datasets, devices, epochs, models, pipeline, train, tune
 given = json.loads(sys.argv[1])
 root = Path(given["root"])
 data = pipeline.Data(
@@ -373,20 +373,20 @@ def places(model):
         return model.distribute_strategy.num_replicas_in_sync
     return len(model.weights[0].value.sharding.device_set)
 train.fit("two_conv", data, profile, folder / "undisturbed", **options)
-save = train._save
+save = epochs.save
 def stop(model, path):
     assert places(model) == 2
     save(model, path)
     if path.name == train.LAST and len(train.read_history(path.parent)) == 1:
         raise KeyboardInterrupt
-train._save = stop
+epochs.save = stop
 try:
     train.fit("two_conv", data, profile, folder / "stopped", **options)
 except KeyboardInterrupt:
     pass
 else:
     sys.exit("was not stopped")
-train._save = save
+epochs.save = save
 train.fit("two_conv", data, profile, folder / "stopped", **options)
 if given["space"]:
     tune.search(data, profile, folder / "tuning", space=given["space"])

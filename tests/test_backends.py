@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from w207lib import (
-    attacks, config, datasets, devices, explain, models, pipeline, predict, robustness, runs,
-    train, tune,
+    attacks, config, datasets, devices, epochs, explain, models, pipeline, predict, robustness,
+    runs, train, tune,
 )
 given = json.loads(sys.argv[1])
 root, folder = Path(given["root"]), Path(given["folder"])
@@ -48,17 +48,17 @@ found["parameters"] = {
 train.class_weights = lambda labels: {0: 0.9, 1: 1.1}
 options = given["options"] | {"filters": (8, 8)}
 run = train.fit("two_conv", data, profile, folder, **options)
-save = train._save
+save = epochs.save
 def stop(model, path):
     save(model, path)
     if path.name == train.LAST and len(train.read_history(path.parent)) == 2:
         raise KeyboardInterrupt
-train._save = stop
+epochs.save = stop
 try:
     train.fit("two_conv", data, profile, folder / "again", **options)
 except KeyboardInterrupt:
     pass
-train._save = save
+epochs.save = save
 again = train.fit("two_conv", data, profile, folder / "again", **options)
 found["same"] = bool(
     train.read_history(run).drop(columns="seconds").equals(

@@ -11,7 +11,7 @@ import nbformat
 import psutil
 import pytest
 
-from w207lib import batch, config, runs
+from w207lib import batch, config, failures, notebook_files, runs
 
 
 def statuses(summary):
@@ -22,82 +22,13 @@ def stored_summary(root):
     return json.loads((root / batch.SUMMARY).read_text())
 
 
-# --- finding and choosing ----------------------------------------------------------------
-
-
-def test_notebooks_are_found_by_name_in_order_with_needs_and_parameters(four):
-    (four / "scratch.ipynb").write_text("{}")
-    books = batch.find()
-    assert [book.number for book in books] == ["01", "02", "03", "04"]
-    assert [book.needs for book in books] == [(), (), ("02",), ("01",)]
-    assert books[0].parameters == {
-        "profile": "sample", "epochs": None, "noise": 0.5, "fast": False
-    }  # fmt: skip
-    assert books == batch.find(four)
-
-
-def test_a_folder_without_notebooks_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no notebook named like 01_question.ipynb"):
-        batch.find(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [({}, "01 02 03 04"), ({"only": ["3"]}, "03"), ({"only": ["04", "01"]}, "01 04"),
-     ({"first": "02"}, "02 03 04"), ({"last": "2"}, "01 02"),
-     ({"first": "02", "last": "03"}, "02 03"), ({"only": ["01", "03"], "first": "02"}, "03")],
-)  # fmt: skip
-def test_notebooks_are_chosen_by_number(four, options, expected):
-    assert [b.number for b in batch.choose(batch.find(), **options)] == expected.split()
-
-
-@pytest.mark.parametrize("options", [{"only": ["07"]}, {"first": "x"}, {"last": "99"}])
-def test_an_unknown_number_is_refused_with_those_there_are(four, options):
-    with pytest.raises(ValueError, match="there is no notebook .*there are 01, 02, 03, 04"):
-        batch.choose(batch.find(), **options)
-
-
-def test_a_choice_of_nothing_is_refused(four):
-    with pytest.raises(ValueError, match="no notebook is left"):
-        batch.choose(batch.find(), only=["01"], first="02")
-
-
-# --- parameters --------------------------------------------------------------------------
-
-
-def test_parameters_that_fit_are_taken(four):
-    batch.check_parameters(
-        batch.find(), {"epochs": 3, "noise": 1, "fast": True, "profile": "sample"}
-    )
-
-
-def test_an_unknown_parameter_is_refused_with_those_there_are(four):
-    with pytest.raises(ValueError, match="'epoch' is in none .*they have epochs, fast, noise"):
-        batch.check_parameters(batch.find(), {"epoch": 3})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("noise", "0.5"), ("noise", None), ("fast", 1), ("fast", "yes"), ("profile", 3),
-     ("epochs", "3"), ("epochs", 2.5)],
-)  # fmt: skip
-def test_a_parameter_of_another_type_is_refused(four, name, value):
-    with pytest.raises(TypeError, match=f"{name} is {value!r}"):
-        batch.check_parameters(batch.find(), {name: value})
-
-
-def test_a_parameter_that_is_left_to_the_profile_keeps_its_limits(four):
-    with pytest.raises(ValueError, match="epochs is 0, expected at least 1"):
-        batch.check_parameters(batch.find(), {"epochs": 0})
-
-
 def test_a_wrong_run_is_refused_before_anything_is_written(four, tmp_path, executed):
     for options, error in (({"parameters": {"epoch": 3}}, ValueError),
                            ({"parameters": {"noise": "x"}}, TypeError)):  # fmt: skip
         with pytest.raises(error):
-            batch.run("sample", notebooks=batch.find(), out=tmp_path / "out", **options)
+            batch.run("sample", notebooks=notebook_files.find(), out=tmp_path / "out", **options)
     with pytest.raises(ValueError, match="profile 'imagenet' is unknown"):
-        batch.run("imagenet", notebooks=batch.find(), out=tmp_path / "out")
+        batch.run("imagenet", notebooks=notebook_files.find(), out=tmp_path / "out")
     assert not (tmp_path / "out").exists() and not executed
 
 
@@ -111,7 +42,7 @@ def test_notebooks_are_executed_in_order_and_a_failure_stops_only_those_that_nee
     sources = {path.name: path.read_bytes() for path in four.iterdir()}
     given = {"epochs": 3, "noise": 0.25}
     before = dict(os.environ)
-    summary = batch.run("cifake", notebooks=batch.find(), parameters=given, out=root)
+    summary = batch.run("cifake", notebooks=notebook_files.find(), parameters=given, out=root)
     assert dict(os.environ) == before
     assert {path.name: path.read_bytes() for path in four.iterdir()} == sources
     assert (root / "order.txt").read_text().splitlines() == [
@@ -177,7 +108,7 @@ def test_failures_are_told_whole_and_what_needs_them_is_skipped_down_the_line(
     failed, died = rows["01"], rows["04"]
     assert failed["error"] == "ValueError: first line" and failed["cell"] == 4
     lines = failed["traceback"].splitlines()
-    assert "\x1b" not in failed["traceback"] and 30 < len(lines) <= batch.TRACEBACK_LINES
+    assert "\x1b" not in failed["traceback"] and 30 < len(lines) <= failures.TRACEBACK_LINES
     assert lines[-2:] == ["ValueError: first line", "second line"]
     assert "deep(n" in failed["traceback"]
     assert re.match("the notebook's process was killed.*memory.*smaller batch_size", died["error"])
@@ -193,31 +124,11 @@ def test_failures_are_told_whole_and_what_needs_them_is_skipped_down_the_line(
     assert re.search(r"run failed after \d+ s\n$", log)
 
 
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [(MemoryError("Unable to allocate 29.8 GiB"), "MemoryError: Unable .*smaller batch_size"),
-     (RuntimeError("Graph execution error:\n\n\x1b[31mOOM when allocating\x1b[0m\nhint"),
-      "RuntimeError: OOM when allocating. Give a smaller batch_size"),
-     (ValueError("\n\n  one\ntwo"), "ValueError: one$"), (KeyError(), "KeyError$")],
-)  # fmt: skip
-def test_an_error_is_one_line_with_advice_where_memory_ran_out(error, says):
-    assert re.match(says, batch._last_line(error))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"),
-     (3 * 3600 + 300, "3 h 05 min")],
-)  # fmt: skip
-def test_times_are_for_people(seconds, text):
-    assert runs.duration(seconds) == text
-
-
 # --- resuming ----------------------------------------------------------------------------
 
 
 def run(root, **options):
-    return batch.run("sample", notebooks=batch.find(), out=root, **options)
+    return batch.run("sample", notebooks=notebook_files.find(), out=root, **options)
 
 
 def test_resuming_keeps_what_is_whole_and_executes_what_failed(
@@ -303,43 +214,6 @@ def test_two_runs_in_one_folder_are_refused(four, tmp_path, executed):
     assert not executed
 
 
-def test_a_lock_is_never_seen_without_its_text(tmp_path, monkeypatch):
-    seen, link = [], os.link
-
-    def spy(draft, path):
-        assert not path.exists()
-        link(draft, path)
-        seen.append(path.read_text())
-
-    monkeypatch.setattr(runs.os, "link", spy)
-    with runs.locked(tmp_path):
-        assert seen == [(tmp_path / ".lock").read_text()] and seen[0].startswith(f"{os.getpid()} ")
-        assert os.listdir(tmp_path) == [".lock"]
-
-
-def test_without_links_a_lock_that_is_still_empty_is_waited_for(tmp_path, monkeypatch):
-    def none(*_):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(runs.os, "link", none)
-    with runs.locked(tmp_path):
-        assert os.listdir(tmp_path) == [".lock"]
-        with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
-            pass
-    (tmp_path / ".lock").touch()
-    text = f"{os.getpid()} {time.time():.0f}"
-    monkeypatch.setattr(runs.time, "sleep", lambda _: (tmp_path / ".lock").write_text(text))
-    with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
-        pass
-
-
-def test_a_lock_that_came_while_a_stale_one_was_looked_at_stays(tmp_path):
-    (tmp_path / ".lock").write_text("the new one")
-    runs._drop_stale(tmp_path / ".lock", "the stale one")
-    assert (tmp_path / ".lock").read_text() == "the new one"
-    assert os.listdir(tmp_path) == [".lock"]
-
-
 # --- a real process ----------------------------------------------------------------------
 
 W207 = [sys.executable, "-c", "import sys; from w207lib import cli; sys.exit(cli.main())"]
@@ -411,23 +285,6 @@ def test_a_signal_ends_a_run_in_order_and_its_kernel_and_resuming_goes_on(
     make_notebook(home / "notebooks", "02", logged("02"))
     if name == "SIGTERM":
         assert statuses(run(root, resume=True)) == {"01": "kept", "02": "done", "03": "done"}
-
-
-@pytest.mark.parametrize("name", [name for name in batch.STOPS if hasattr(signal, name)])
-def test_the_first_signal_alone_counts_and_afterwards_all_is_as_before(name):
-    number = signal.Signals[name]
-    usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
-    around = signal.signal(number, usual)  # these tests may themselves run under nohup
-    try:
-        with batch._stoppable():
-            with pytest.raises(KeyboardInterrupt) as stopped:
-                signal.raise_signal(number)
-            assert batch.exit_status(stopped.value) == 128 + number
-            signal.raise_signal(number)
-            signal.raise_signal(signal.SIGTERM)
-        assert signal.getsignal(number) == usual
-    finally:
-        signal.signal(number, around)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")

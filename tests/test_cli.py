@@ -1,7 +1,9 @@
 import errno
+import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import batch, cli, config, detector, importing, pipeline, runs, train, tune
+from w207lib import (
+    batch,
+    cli,
+    cli_run,
+    config,
+    detector,
+    importing,
+    pipeline,
+    runs,
+    train,
+    tune,
+)
 
 COMMANDS = [
     [], ["run"], ["data"], ["data", "add"], ["data", "list"], ["data", "card"],
@@ -51,6 +64,13 @@ def test_every_command_explains_itself(capsys, command):
     status, out, err = call(capsys, *command, "--help")
     assert status == 0 and err == ""
     assert out.startswith(" ".join(["usage: w207", *command]))
+
+
+def test_every_command_has_its_function():
+    named = re.findall(r'"(cli_\w+)\.(\w+)"', Path(cli.__file__).read_text(encoding="utf-8"))
+    assert len(named) >= 18
+    for module, function in named:
+        assert callable(getattr(importlib.import_module(f"w207lib.{module}"), function))
 
 
 def test_help_comes_in_half_a_second():
@@ -272,7 +292,7 @@ def test_storing_outputs_that_fail_exits_with_1(capsys, sample, monkeypatch):
      ("a=", "")],
 )  # fmt: skip
 def test_a_parameters_value_is_read_as_a_literal_or_as_text(text, expected):
-    name, value = cli._parse_parameter(text)
+    name, value = cli_run._parse_parameter(text)
     assert name == "a" and value == expected and type(value) is type(expected)
 
 

@@ -4,7 +4,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from w207lib import cli, config, datasets, report, runs
+from w207lib import cli, config, datasets, publishing, report, runs
 
 
 def w207(capsys, *words):
@@ -96,7 +96,7 @@ def test_test_is_scored_once_logged_and_published(trained, capsys, tmp_path):
     assert "WARNING" not in err and "scored on" not in out
     assert w207(capsys, "evaluate", trained, "--test")[0] == 0
     assert len(runs.test_scorings(trained)) == 4, "a second look is no new scoring"
-    target = report.publish(trained, target=tmp_path / "published")
+    target = publishing.publish(trained, target=tmp_path / "published")
     metrics = pd.read_csv(target / "metrics.csv")
     assert len(metrics) == 4 and metrics["test"].between(0.3, 0.9).all()
     assert (target / "scores.csv").is_file() and (target / "provenance.json").is_file()

@@ -5,14 +5,14 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from w207lib import cli, config, fakes, generalisation, importing, report
+from w207lib import cli, config, fakes, generalisation, importing, makers, publishing
 
 
 @pytest.fixture
 def small(home, make_tree, monkeypatch):
     """A data set of 16-pixel images, and makers that take two steps."""
-    for name, spec in fakes.MAKERS.items():
-        monkeypatch.setitem(fakes.MAKERS, name, dataclasses.replace(spec, steps=2))
+    for name, spec in makers.MAKERS.items():
+        monkeypatch.setitem(makers.MAKERS, name, dataclasses.replace(spec, steps=2))
     counts = {"train/REAL": 40, "train/FAKE": 40, "test/REAL": 16, "test/FAKE": 16}
     importing.add("small", make_tree(home.parent / "small", counts, size=16))
     return home
@@ -38,7 +38,7 @@ def test_from_photographs_to_what_is_found_of_unseen_generators_and_published(sm
     assert all(line.count("*") == 1 for line in marked)
 
     (small / "data" / "reports.csv").write_text("model,report\n", encoding="utf-8")
-    target = report.publish(small.parent / "run", target=small / "results" / "generalise")
+    target = publishing.publish(small.parent / "run", target=small / "results" / "generalise")
     names = {path.name for path in target.iterdir()}
     wanted = {generalisation.MATRIX, generalisation.PHOTOGRAPHS, fakes.CHECKS}
     assert wanted | {"predictions.parquet"} <= names

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from w207lib import detector, export, images, outside, perturb, runs, schema
+from w207lib import detector, export, images, model_card, outside, perturb, runs, schema
 
 SIDE = 16
 WEIGHT, BIAS = 0.25, -5.0
@@ -398,7 +398,7 @@ def test_a_shipped_card_is_whole(shipped):
 
 def test_a_shipped_page_says_what_its_card_says(shipped):
     page = shipped.path.with_suffix(".md").read_text(encoding="utf-8")
-    assert page == export.card_page(shipped.card)
+    assert page == model_card.page(shipped.card)
 
 
 def test_shipped_shares_are_shares_within_their_intervals(shipped):

@@ -105,7 +105,7 @@ def test_no_hardware_no_measuring(monkeypatch, no_measuring):
     fake_cpu(monkeypatch, "avx2")
     monkeypatch.setattr(devices, "measure_bfloat16", lambda: pytest.fail("measured"))
     precision, reason = devices.choose_precision()
-    assert precision == devices.best_precision() == "float32"
+    assert precision == "float32"
     assert "neither AMX nor AVX512_BF16" in reason
 
 
@@ -113,7 +113,7 @@ def test_no_hardware_no_measuring(monkeypatch, no_measuring):
 def test_bfloat16_only_where_it_pays(monkeypatch, no_measuring, ratio, expected):
     fake_cpu(monkeypatch, "avx2", "amx_bf16")
     no_measuring["ratio"] = ratio
-    assert devices.best_precision() == expected
+    assert devices.choose_precision()[0] == expected
 
 
 @pytest.mark.parametrize("name", ["GPU:0 NVIDIA H200", "gpu:0", "cuda:0", "tpu:0"])
@@ -162,3 +162,21 @@ def test_doctor_names_what_is_missing(monkeypatch):
     assert doctor._requirements({**base, "numpy": "2.4"})[2] == "ok"
     assert "numpy missing" in doctor._requirements(base)[1]
     assert "numpy 1.26 is not >=2" in doctor._requirements({**base, "numpy": "1.26"})[1]
+
+
+@pytest.mark.parametrize(("answer", "status", "expected"), [
+    ("H100, 81559 MiB\nH100, 81559 MiB\n", 0, ["H100, 81559 MiB"] * 2), ("no driver", 9, []),
+])  # fmt: skip
+def test_gpus_are_asked_of_nvidias_driver(monkeypatch, answer, status, expected):
+    asked = []
+
+    def answered(words, **_):
+        asked.append(words)
+        return subprocess.CompletedProcess(words, status, answer)
+
+    monkeypatch.setattr(devices.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(devices.subprocess, "run", answered)
+    assert devices.nvidia("name,memory.total") == expected
+    assert "--query-gpu=name,memory.total" in asked[0]
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    assert devices.nvidia("name") == [] and len(asked) == 1

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from w207lib import (
-    batch,
     cli,
     config,
     costs,
     devices,
     estimate,
     importing,
+    network_costs,
+    notebook_files,
     plans,
     runs,
     shards,
@@ -51,7 +52,7 @@ class Bench(costs.Bench):
         step = network.batch * network.size**2 * 1e-5
         step *= dict(network.options).get("filters_1", 8) / 8
         need = (10**8, 1000 * network.size**2)
-        return costs.Cost(10**6, 2, 10**6, need, need, 1.0, step, step / network.batch / 4)
+        return network_costs.Cost(10**6, 2, 10**6, need, need, 1.0, step, step / network.batch / 4)
 
     def gradient(self, network):
         return self.network(network).step / network.batch
@@ -70,7 +71,7 @@ class Bench(costs.Bench):
 
 
 def items_of(number, profile="sample", counts=COUNTS, **parameters):
-    (notebook,) = batch.choose(batch.find(NOTEBOOKS), only=[number])
+    (notebook,) = notebook_files.choose(notebook_files.find(NOTEBOOKS), only=[number])
     plan = plans.Plan(
         config.load(profile), parameters, None, notebook.parameters | parameters, counts
     )
@@ -92,7 +93,7 @@ def disk_of(number, **options):
 
 def test_every_notebook_has_its_work_for_every_profile(monkeypatch):
     monkeypatch.setattr(plans, "multiplications", lambda n: dict(n.options)["filters_1"])
-    books = batch.find(NOTEBOOKS)
+    books = notebook_files.find(NOTEBOOKS)
     assert sorted(plans.WORK) == [book.path.stem for book in books]
     for profile in config.PROFILES:
         for book in books:
@@ -150,9 +151,9 @@ def test_large_networks_count_as_their_time_limit():
 def test_a_time_limit_ends_a_training_but_one_epoch_is_trained(minutes, expected):
     class Flat(Bench):
         def network(self, network):
-            return costs.Cost(0, 2, 1, (0, 0), (0, 0), 0.0, 0.1, 0.0)
+            return network_costs.Cost(0, 2, 1, (0, 0), (0, 0), 0.0, 0.1, 0.0)
 
-    network = costs.Network("two_conv", 32, 10)
+    network = network_costs.Network("two_conv", 32, 10)
     training = work.Train(network, 100, 50, 10, minutes)
     assert training.use(Flat()).seconds == pytest.approx(expected + 1)
 
@@ -164,7 +165,7 @@ def test_the_support_vector_machine_is_quadratic():
 
 
 def test_batches_are_halved_until_they_fit_the_memory():
-    cost = costs.Cost(1, 2, 1, (100, 10), (0, 0))
+    cost = network_costs.Cost(1, 2, 1, (100, 10), (0, 0))
     assert work._halved(cost.training, 64, room=10**6) == 740
     assert work._halved(cost.training, 64, room=400) == 100 + 16 * 10
     assert work._halved(cost.training, 64, room=1) == 110
@@ -206,12 +207,12 @@ def test_a_network_that_is_there_already_is_taken_as_it_is(tmp_path):
 
 def test_costs_between_two_networks_follow_the_multiplications():
     sizes = (1, 2, (0, 0), (0, 0))
-    low, high, cost = (costs.Cost(1, 2, work, *sizes[2:]) for work in (100, 300, 200))
+    low, high, cost = (network_costs.Cost(1, 2, work, *sizes[2:]) for work in (100, 300, 200))
     low = dataclasses.replace(low, first=1.0, step=1.0, predict=0.1)
     high = dataclasses.replace(high, first=3.0, step=5.0, predict=0.3)
-    between = costs._between(cost, low, high)
+    between = network_costs.between(cost, low, high)
     assert between.step == pytest.approx(3.0) and between.predict == pytest.approx(0.2)
-    below = costs._between(dataclasses.replace(cost, work=20), low, high)
+    below = network_costs.between(dataclasses.replace(cost, work=20), low, high)
     assert below.step == pytest.approx(0.2)
 
 
@@ -219,20 +220,20 @@ def test_costs_between_two_networks_follow_the_multiplications():
 
 
 def test_a_network_is_measured_by_steps_of_its_training(monkeypatch):
-    network = costs.Network("two_conv", 16, 8)
-    cost = costs._measure(network, "float32", 10 * GIB)
+    network = network_costs.Network("two_conv", 16, 8)
+    cost = network_costs.measure(network, "float32", 10 * GIB)
     assert 0 < cost.predict < cost.step < 2 and cost.first > cost.step
     assert cost.parameters == 35_905 and cost.slots == 2
     assert cost.work == 14**2 * 27 * 32 + 5**2 * 288 * 64 + 256 * 64 + 64
-    monkeypatch.setattr(costs, "PER_NETWORK", 0)  # as if it were slow
-    slow = costs._measure(network, "float32", 10 * GIB)
+    monkeypatch.setattr(network_costs, "PER_NETWORK", 0)  # as if it were slow
+    slow = network_costs.measure(network, "float32", 10 * GIB)
     assert slow.step > cost.step / 4
 
 
 def test_a_network_that_no_memory_holds_is_not_built(monkeypatch):
-    monkeypatch.setattr(costs.models, "compile_model", None)
-    network = costs.Network("w207_simple", 400, 32)
-    cost = costs._measure(network, "float32", GIB)
+    monkeypatch.setattr(network_costs.models, "compile_model", None)
+    network = network_costs.Network("w207_simple", 400, 32)
+    cost = network_costs.measure(network, "float32", GIB)
     assert cost.parameters == 80_293_777 and math.isnan(cost.step) and cost.training[0] > GIB
 
 
@@ -268,7 +269,11 @@ def test_a_dry_run_measures_tells_and_leaves_nothing(sample, tmp_path, capsys, c
 
 def test_an_estimate_in_numbers(sample, tmp_path, monkeypatch):
     found = estimate.estimate(
-        "sample", batch.find(), parameters={"epochs": 4}, root=tmp_path / "run", bench=Bench(40)
+        "sample",
+        notebook_files.find(),
+        parameters={"epochs": 4},
+        root=tmp_path / "run",
+        bench=Bench(40),
     )
     (row,) = found["notebooks"]
     step = 32 * 32**2 * 1e-5
@@ -279,7 +284,11 @@ def test_an_estimate_in_numbers(sample, tmp_path, monkeypatch):
     assert found["total"]["disk"] == row["disk"] + row["passing"] == row["disk"] + 24_000_000
     assert found["short"] == [] and row["least"] == row["seconds"]
     more = estimate.estimate(
-        "sample", batch.find(), parameters={"epochs": 8}, root=tmp_path / "run", bench=Bench(40)
+        "sample",
+        notebook_files.find(),
+        parameters={"epochs": 8},
+        root=tmp_path / "run",
+        bench=Bench(40),
     )
     assert more["total"]["seconds"] > found["total"]["seconds"]
     json.dumps(found)
@@ -319,13 +328,13 @@ def test_times_that_could_not_be_measured_are_unknown(sample, tmp_path):
         def network(self, network):
             return dataclasses.replace(super().network(network), step=math.nan)
 
-    found = estimate.estimate("sample", batch.find(), root=tmp_path, bench=Full(40))
+    found = estimate.estimate("sample", notebook_files.find(), root=tmp_path, bench=Full(40))
     assert "all together at most unknown" in "\n".join(estimate.lines(found))
 
 
 def test_a_notebook_of_ones_own_counts_as_its_start(sample, tmp_path, make_notebook):
     make_notebook(sample / "notebooks", "11", "1 + 1")
-    found = estimate.estimate("sample", batch.find(), root=tmp_path, bench=Bench(40))
+    found = estimate.estimate("sample", notebook_files.find(), root=tmp_path, bench=Bench(40))
     assert [row["known"] for row in found["notebooks"]] == [True, False]
     assert found["notebooks"][1]["seconds"] == pytest.approx(5, abs=1)
     assert "a notebook of your own" in estimate.lines(found)[3]
@@ -348,14 +357,14 @@ def test_a_data_set_that_is_not_here_is_named_with_its_command(sample, capsys):
 def test_the_seed_and_the_validation_share_decide_the_counts(sample, tmp_path):
     def counts(**parameters):
         options = {"root": tmp_path, "bench": Bench(40), "parameters": parameters}
-        return estimate.estimate("sample", batch.find(), **options)["counts"]
+        return estimate.estimate("sample", notebook_files.find(), **options)["counts"]
 
     assert counts() == {"train": 24, "validation": 6, "test": 10}
     assert counts(validation_fraction=0.5) == {"train": 15, "validation": 15, "test": 10}
 
 
 def test_noise_is_no_image_of_zeros():
-    assert costs._noise(2, 8).std() > 50 and costs._noise(2, 8).dtype == np.uint8
+    assert network_costs.noise(2, 8).std() > 50 and network_costs.noise(2, 8).dtype == np.uint8
 
 
 def test_imported_data_are_read_from_their_own_cache(home, tmp_path, make_tree, monkeypatch):

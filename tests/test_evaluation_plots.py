@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 from scipy.special import expit
 
-from w207lib import calibration, comparing, evaluate, evaluation_plots, operating, selective
+from w207lib import calibration, comparing, evaluation_plots, operating
 from w207lib.schema import FAKE
 from w207lib.style import COLOURS
 
@@ -80,16 +80,6 @@ def test_reliability_markers_grow_with_their_bin_and_curves_are_named(table):
     assert np.corrcoef(sizes, bins["n"])[0, 1] > 0.999
 
 
-def test_risk_coverage_ends_at_the_error_of_all(table):
-    curve = selective.risk_coverage(table)
-    ax = evaluation_plots.plot_risk_coverage(curve[curve["split"] == "test"])
-    scores = evaluate.score(table).query("split == 'test'").set_index("model")
-    for line, model in zip(ax.lines[::2], scores.index, strict=True):
-        assert line.get_xdata()[-1] == 1
-        assert line.get_ydata()[-1] == pytest.approx(1 - scores.loc[model, "accuracy"])
-    assert labels(ax)[0].startswith("cnn, area 0.") and ax.get_ylim()[0] == 0 and inside(ax)
-
-
 def test_operating_points_are_crosses_of_intervals(table):
     points = operating.operating_points(table, false_alarms=(0.001, 0.05)).query("split == 'test'")
     ax = evaluation_plots.plot_operating_points(points)
@@ -145,29 +135,13 @@ def test_a_pair_without_a_test_says_so(table):
     assert [text.get_text() for text in ax.texts][1:] == ["no test"] * 3
 
 
-def test_seeds_show_mean_spread_and_a_single_training_hollow(table):
-    families = comparing.over_seeds(evaluate.score(table)).query("split == 'test'")
-    ax = evaluation_plots.plot_seeds(families)
-    row = families.set_index("family").loc["cnn"]
-    assert ax.containers[0][0].get_xdata().tolist() == [row["accuracy_mean"]]
-    half = row["accuracy_sd"]
-    np.testing.assert_allclose(
-        bars(ax)[0, :, 0], [row["accuracy_mean"] - half, row["accuracy_mean"] + half]
-    )
-    assert labels(ax) == ["range", "one training", "mean ± 1 SD"] and inside(ax)
-    names = [text.get_text() for text in ax.get_yticklabels()]
-    assert names == ["cnn (2)", "forest (1)"]
-
-
 def test_axes_given_are_drawn_on_and_a_missing_column_is_named(table, tested):
     pairs = comparing.compare(table)
-    families = comparing.over_seeds(evaluate.score(table))
     points = operating.operating_points(table).query("split == 'test'")
     drawn = {
         evaluation_plots.plot_reliability: calibration.reliability(tested),
-        evaluation_plots.plot_risk_coverage: selective.risk_coverage(table),
         evaluation_plots.plot_operating_points: points,
-        evaluation_plots.plot_paired: pairs, evaluation_plots.plot_seeds: families,
+        evaluation_plots.plot_paired: pairs,
     }  # fmt: skip
     before = len(plt.get_fignums())
     figure, axes = plt.subplots(1, len(drawn), figsize=(60, 8))

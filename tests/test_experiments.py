@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import augmentation, experiments, models, runs, train, transfer
+from w207lib import augmentation, epochs, experiments, models, runs, train, transfer
 
 OPTIMIZERS, AUGMENTED = ("adam", "sgd"), (False, True)
 
@@ -56,14 +56,14 @@ def test_a_second_call_that_resumes_trains_nothing(made, choices, monkeypatch):
         pytest.fail("a training began")
 
     places, words = choices
-    monkeypatch.setattr(train, "_train", never)
+    monkeypatch.setattr(epochs, "run", never)
     monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
     pd.testing.assert_frame_equal(experiments.factorial(*places, **words), made)
 
 
 def test_a_resumed_experiment_trains_what_is_new(made, choices, monkeypatch):
     began = []
-    monkeypatch.setattr(train, "_train", lambda model, *_: began.append(model.name) or 1 / 0)
+    monkeypatch.setattr(epochs, "run", lambda model, *_, **__: began.append(model.name) or 1 / 0)
     monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
     places, words = choices
     with pytest.raises(ZeroDivisionError):

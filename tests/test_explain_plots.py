@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from w207lib import evaluate, explain_plots, features, plots
+from w207lib import evaluate, explain_plots, features, style
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
 RNG = np.random.default_rng(2)
@@ -93,7 +93,7 @@ def test_heat_maps_have_a_row_for_the_pictures_and_one_a_method(images):
     assert [grid[n].get_ylabel() for n in (0, 3, 6)] == ["picture", "Grad-CAM", "occlusion"]
     assert [ax.get_title() for ax in grid[:3]] == captions
     colours = [to_hex(ax.title.get_color()).upper() for ax in grid[:3]]
-    assert colours == [plots.COLOURS["REAL"], plots.COLOURS["FAKE"], "#222222"]
+    assert colours == [style.COLOURS["REAL"], style.COLOURS["FAKE"], "#222222"]
     assert [t.get_text() for t in bar.get_yticklabels()] == ["none", "most"]
 
 

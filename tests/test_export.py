@@ -17,6 +17,7 @@ from w207lib import (
     images,
     importing,
     manifest,
+    model_card,
     outside,
     pipeline,
     predict,
@@ -272,10 +273,10 @@ def test_a_card_says_what_the_detector_is(made, recipe, learnable, trained, tiny
 def test_the_page_says_what_the_card_says(made):
     page = made.path.with_suffix(".md").read_text(encoding="utf-8")
     test = made.card["measured"]["test"]
-    assert page == export.card_page(made.card)
+    assert page == model_card.page(made.card)
     assert f"{made.card['parameters']:,} parameters" in page
     assert f"| {test['accuracy']:.3f} ({test['accuracy_low']:.3f}–" in page
-    assert all(use in page for use in export.NOT_FOR)
+    assert all(use in page for use in model_card.NOT_FOR)
 
 
 # --- what is refused, and leaves nothing -------------------------------------------------

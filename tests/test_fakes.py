@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from w207lib import clean, config, datasets, fakes, importing, manifest, split
+from w207lib import clean, config, datasets, fakes, importing, makers, manifest, split
 
-QUICK = {name: 2 for name in fakes.MAKERS}
+QUICK = {name: 2 for name in makers.MAKERS}
 COUNTS = {"train/REAL": 24, "train/FAKE": 24, "test/REAL": 10, "test/FAKE": 10}
 
 
@@ -43,7 +43,7 @@ def table(made):
 
 def test_it_has_the_old_images_and_as_many_new_ones_as_asked_for(table):
     counts = table.groupby(["source", "generator", "split"]).size()
-    for maker in fakes.MAKERS:
+    for maker in makers.MAKERS:
         assert counts["small", maker].to_dict() == {"train": 16, "validation": 2, "test": 2}
     assert counts["small", "real"].sum() == 34
     assert counts["small", "unknown"].sum() == 34
@@ -77,7 +77,7 @@ def test_storage_is_the_same_for_all(made, table):
 
 
 def test_redrawn_photographs_stay_in_their_originals_group_and_split(table):
-    for maker, spec in fakes.MAKERS.items():
+    for maker, spec in makers.MAKERS.items():
         own = table[table["generator"] == maker]
         for part, rows in own.groupby("split"):
             real = table[(table["generator"] == "real") & (table["split"] == part)]
@@ -92,8 +92,8 @@ def test_no_generator_saw_a_photograph_of_validation_or_test(place, monkeypatch,
         seen.append(images)
         return "model"
 
-    spec = fakes.Maker("odd", train, lambda model, x, seed: x[:, ::-1], 1.0, 1)
-    monkeypatch.setitem(fakes.MAKERS, "odd", spec)
+    spec = makers.Maker("odd", train, lambda model, x, seed: x[:, ::-1], 1.0, 1)
+    monkeypatch.setitem(makers.MAKERS, "odd", spec)
     monkeypatch.setattr(fakes, "_trained", lambda m, x, steps, folder, seed: train(x, seed, steps))
     fakes.make("small", "small-odd", makers=("odd",), images=8)
     real = table[(table["generator"] == "real") & (table["source"] == "small")]
@@ -114,19 +114,19 @@ def test_the_same_call_changes_nothing_and_another_one_is_refused(made, table):
 
 def test_a_stopped_call_goes_on_with_the_generators_it_has_trained(place, monkeypatch):
     options = {"makers": ("autoencoder", "gan"), "images": 8, "steps": QUICK}
-    real = fakes.MAKERS["gan"]
+    real = makers.MAKERS["gan"]
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(fakes.MAKERS, "gan", fakes.Maker("GAN", stop, real.draw, 1.0, 2))
+    monkeypatch.setitem(makers.MAKERS, "gan", makers.Maker("GAN", stop, real.draw, 1.0, 2))
     with pytest.raises(KeyboardInterrupt):
         fakes.make("small", "stopped", **options)
     assert not (config.data_root() / "stopped").exists()
-    monkeypatch.setitem(fakes.MAKERS, "gan", real)
-    first = fakes.MAKERS["autoencoder"]
+    monkeypatch.setitem(makers.MAKERS, "gan", real)
+    first = makers.MAKERS["autoencoder"]
     monkeypatch.setitem(
-        fakes.MAKERS, "autoencoder", fakes.Maker("autoencoder", stop, first.draw, 1.0, 2)
+        makers.MAKERS, "autoencoder", makers.Maker("autoencoder", stop, first.draw, 1.0, 2)
     )
     (half,) = config.data_root().glob(".stopped.partial/images/train/FAKE/autoencoder/00003.*")
     half.unlink()
@@ -138,22 +138,13 @@ def test_a_stopped_call_goes_on_with_the_generators_it_has_trained(place, monkey
 
 def test_the_check_asks_every_generator(made):
     found = fakes.check(made).set_index("generator")
-    assert set(found.index) == {*fakes.MAKERS, "unknown"}
+    assert set(found.index) == {*makers.MAKERS, "unknown"}
     assert found.loc["gan", "family"] == "GAN"
     assert (found["container"].dropna() == 0.5).all()
     assert found["forest"].dropna().between(0, 1).all()
     assert found.loc["unknown", "forest"] == pytest.approx(
         1
     )  # plain noise beside smooth photographs
-
-
-@pytest.mark.parametrize(
-    ("generator", "family"),
-    [("gan", "GAN"), ("dcgan", "GAN"), ("ddpm", "diffusion"), ("midjourney", "midjourney"),
-     ("stable_diffusion_1.4", "stable_diffusion"), ("stable_diffusion_1", "stable_diffusion")],
-)  # fmt: skip
-def test_versions_of_one_generator_are_one_family(generator, family):
-    assert fakes.family(generator) == family
 
 
 def test_the_encoder_takes_over_tables_and_subsampling(tmp_path):

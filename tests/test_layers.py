@@ -11,6 +11,7 @@ import w207lib
 
 PACKAGE = Path(w207lib.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MOST_LINES = 400
 
 HEAVY = """
 import contextlib, io, json, sys
@@ -99,3 +100,12 @@ def test_nothing_before_the_model_loads_a_network_library_and_importing_makes_no
     loaded = json.loads(done.stdout)
     assert loaded == dict.fromkeys(["package", "help", "stages before the model"], [])
     assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize("module", [*MODULES, "__init__"])
+def test_a_module_has_one_job_in_400_lines(module):
+    count = len((PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines())
+    assert count <= MOST_LINES, (
+        f"w207lib/{module}.py has {count} lines; at {MOST_LINES} it has two jobs. Split it along "
+        "them, each module named after its job."
+    )

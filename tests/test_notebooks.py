@@ -6,7 +6,7 @@ from statistics import median
 import nbformat
 import pytest
 
-from w207lib import batch
+from w207lib import notebook_files
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -56,7 +56,7 @@ def test_it_opens_with_what_it_needs_and_makes_and_what_one_will_learn(book):
 
 def test_the_needs_it_states_are_those_that_a_run_goes_by(book, path):
     stated = re.search(r"Needs: ([^.]*)\.", book.cells[0].source)[1]
-    (notebook,) = [n for n in batch.find(FOLDER) if n.path == path]
+    (notebook,) = [n for n in notebook_files.find(FOLDER) if n.path == path]
     assert re.findall(r"\d\d", stated) == list(notebook.needs)
     assert all(number < notebook.number for number in notebook.needs)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from w207lib import models, predict, train
+from w207lib import epochs, models, predict, train
 from w207lib.devices import quiet_keras
 
 RNG = np.random.default_rng(7)
@@ -60,19 +60,19 @@ def test_a_training_with_it_learns_and_goes_on_where_it_stopped(learnable, tiny_
     history = train.read_history(whole)
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
 
-    save = train._save
+    save = epochs.save
 
     def stop(model, path):
         save(model, path)
         if path.name == train.LAST and len(train.read_history(path.parent)) == 2:
             raise KeyboardInterrupt
 
-    train._save = stop
+    epochs.save = stop
     try:
         with pytest.raises(KeyboardInterrupt):
             train.fit("compact", learnable, profile, tmp_path / "cut", **options)
     finally:
-        train._save = save
+        epochs.save = save
     cut = train.fit("compact", learnable, profile, tmp_path / "cut", **options)
     for one, two in zip(
         predict.load(whole)[0].get_weights(), predict.load(cut)[0].get_weights(), strict=True

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyBboxPatch
 
-from w207lib import evaluate, plots
+from w207lib import diagrams, evaluate, plots, style
 from w207lib.features import STATISTICS
 from w207lib.schema import FAKE
 
@@ -47,7 +47,7 @@ def drawn(ax_or_figure):
 
 def test_figures_are_opaque_white_in_a_dark_notebook():
     plt.style.use("dark_background")
-    plots.use_style()
+    style.use_style()
     ax = plots.plot_history(pd.DataFrame({"loss": [1.0, 0.5]}))
     assert to_hex(ax.figure.get_facecolor(), keep_alpha=True) == "#ffffffff"
     assert to_hex(ax.get_facecolor()) == "#ffffff"
@@ -65,7 +65,7 @@ def test_class_counts_are_the_bars_in_the_order_of_the_splits():
     real, fake = ax.containers
     assert [bar.get_width() for bar in real] == [2, 1, 0]
     assert [bar.get_width() for bar in fake] == [1, 0, 1]
-    assert to_hex(real[0].get_facecolor()) == plots.COLOURS["REAL"].lower()
+    assert to_hex(real[0].get_facecolor()) == style.COLOURS["REAL"].lower()
     assert ax.get_xlabel() == "images" and legend(ax) == ["REAL", "FAKE"]
 
 
@@ -98,7 +98,7 @@ def test_box_shows_each_class_median(statistics):
     assert medians == pytest.approx(sorted(statistics.groupby("class_name")["median"].median()))
     assert ax.get_ylabel() == "median (grey level)"
     assert [to_hex(box.get_facecolor()) for box in ax.patches] == [
-        colour.lower() for colour in plots.COLOURS.values()
+        colour.lower() for colour in style.COLOURS.values()
     ]
 
 
@@ -141,7 +141,7 @@ def test_radial_profile_is_a_line_a_class_by_rising_frequency():
     ax = drawn(plots.plot_radial_profile(table))
     lines = {line.get_label(): line for line in ax.lines}
     assert lines["FAKE"].get_ydata().tolist() == [2, 1]
-    assert lines["REAL"].get_color() == plots.COLOURS["REAL"]
+    assert lines["REAL"].get_color() == style.COLOURS["REAL"]
     assert "cycles per pixel" in ax.get_xlabel()
 
 
@@ -195,7 +195,7 @@ def test_no_two_of_a_dozen_models_look_alike_and_none_like_a_class():
     ax = plots.plot_roc({f"model {i}": curve for i in range(12)})
     looks = [(line.get_color(), line.get_linestyle()) for line in ax.lines[:12]]
     assert len(set(looks)) == 12
-    assert not {colour for colour, _ in looks} & set(plots.COLOURS.values())
+    assert not {colour for colour, _ in looks} & set(style.COLOURS.values())
 
 
 def test_interval_comparison_draws_the_limits_and_names_what_differs(predictions):
@@ -248,7 +248,7 @@ def layers(count):
 
 @pytest.mark.parametrize(("count", "rows"), [(3, 1), (5, 1), (9, 1), (10, 2), (30, 4)])
 def test_architecture_has_a_block_a_layer_and_wraps(count, rows):
-    ax = drawn(plots.plot_architecture(layers(count)))
+    ax = drawn(diagrams.plot_architecture(layers(count)))
     blocks = [patch for patch in ax.patches if isinstance(patch, FancyBboxPatch)]
     blocks = [block for block in blocks if block.get_edgecolor() != (0, 0, 0, 0)]
     assert len(blocks) == count
@@ -263,7 +263,7 @@ def test_architecture_has_a_block_a_layer_and_wraps(count, rows):
 def test_architecture_labels_neither_overlap_nor_leave_the_figure(count):
     table = layers(count)
     table.loc[1, ["kind", "parameters"]] = ["GlobalAveragePooling2D", 238_000_000]
-    ax = drawn(plots.plot_architecture(table))
+    ax = drawn(diagrams.plot_architecture(table))
     boxes = [text.get_window_extent() for text in ax.texts if text.get_text()]
     outer = ax.figure.bbox
     for number, box in enumerate(boxes):
@@ -273,9 +273,9 @@ def test_architecture_labels_neither_overlap_nor_leave_the_figure(count):
 
 def test_architecture_of_nothing_is_refused():
     with pytest.raises(ValueError, match="received 0 layers"):
-        plots.plot_architecture(layers(5).iloc[:0])
+        diagrams.plot_architecture(layers(5).iloc[:0])
     with pytest.raises(ValueError, match="kind missing"):
-        plots.plot_architecture(layers(5).drop(columns="kind"))
+        diagrams.plot_architecture(layers(5).drop(columns="kind"))
 
 
 def test_plots_draw_on_given_axes_and_open_no_figure(statistics, predictions):
@@ -285,7 +285,7 @@ def test_plots_draw_on_given_axes_and_open_no_figure(statistics, predictions):
         lambda ax: plots.plot_box(statistics, ax=ax),
         lambda ax: plots.plot_roc(evaluate.roc_curve(predictions), ax=ax),
         lambda ax: plots.plot_confusion(evaluate.confusion(weak, 0.5), ax=ax),
-        lambda ax: plots.plot_architecture(layers(5), ax=ax),
+        lambda ax: diagrams.plot_architecture(layers(5), ax=ax),
     )
     for ax, call in zip(axes.ravel(), calls, strict=True):
         assert call(ax) is ax

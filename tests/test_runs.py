@@ -3,6 +3,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -167,36 +168,7 @@ def test_partial_folders_are_dropped_at_any_depth_and_whole_ones_stay(tmp_path):
     assert not partial.exists() and whole.path.is_dir()
 
 
-# --- provenance and the log of test scorings ---------------------------------------------
-
-
-def test_provenance_says_what_is_needed_to_repeat_a_run(monkeypatch):
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    found = runs.provenance(seed=207, data="abc")
-    assert {"time", "commit", "python", "platform", "machine", "processors", "environment",
-            "versions", "command", "seed", "data"} == set(found)  # fmt: skip
-    assert found["seed"] == 207 and found["data"] == "abc"
-    assert found["environment"]["KERAS_BACKEND"] == "tensorflow"
-    assert {"numpy", "keras", "pandas", "w207lib"} <= set(found["versions"])
-    json.dumps(found)
-
-
-def git(folder, *words):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=m"]
-    subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
-
-
-def test_the_commit_says_whether_the_package_differs_from_it(home):
-    assert runs.commit() is None
-    git(home, "init")
-    (home / "w207lib").mkdir()
-    (home / "w207lib" / "a.py").write_text("1")
-    git(home, "add", ".")
-    git(home, "commit", "-m", "x")
-    clean = runs.commit()
-    assert len(clean) == 12
-    (home / "w207lib" / "a.py").write_text("2")
-    assert runs.commit() == clean + "+changes"
+# --- the log of test scorings --------------------------------------------------------------
 
 
 def test_each_scoring_of_a_test_split_is_counted_by_model_name_and_data(tmp_path):
@@ -212,6 +184,18 @@ def test_each_scoring_of_a_test_split_is_counted_by_model_name_and_data(tmp_path
     log = runs.test_scorings(tmp_path)
     assert log.columns.tolist() == ["time", "model", "model_digest", "data_digest", "commit"]
     assert log["model_digest"].tolist() == ["1", "1", "2", "1", "1"]
+
+
+# --- times -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"),
+     (3 * 3600 + 300, "3 h 05 min")],
+)  # fmt: skip
+def test_times_are_for_people(seconds, text):
+    assert runs.duration(seconds) == text
 
 
 # --- locks -------------------------------------------------------------------------------
@@ -264,3 +248,40 @@ def test_a_lock_is_seen_within_one_process_too(tmp_path):
         with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
             pass
         assert (tmp_path / ".lock").exists()
+
+
+def test_a_lock_is_never_seen_without_its_text(tmp_path, monkeypatch):
+    seen, link = [], os.link
+
+    def spy(draft, path):
+        assert not path.exists()
+        link(draft, path)
+        seen.append(path.read_text())
+
+    monkeypatch.setattr(runs.os, "link", spy)
+    with runs.locked(tmp_path):
+        assert seen == [(tmp_path / ".lock").read_text()] and seen[0].startswith(f"{os.getpid()} ")
+        assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_without_links_a_lock_that_is_still_empty_is_waited_for(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(runs.os, "link", none)
+    with runs.locked(tmp_path):
+        assert os.listdir(tmp_path) == [".lock"]
+        with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
+            pass
+    (tmp_path / ".lock").touch()
+    text = f"{os.getpid()} {time.time():.0f}"
+    monkeypatch.setattr(runs.time, "sleep", lambda _: (tmp_path / ".lock").write_text(text))
+    with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
+        pass
+
+
+def test_a_lock_that_came_while_a_stale_one_was_looked_at_stays(tmp_path):
+    (tmp_path / ".lock").write_text("the new one")
+    runs._drop_stale(tmp_path / ".lock", "the stale one")
+    assert (tmp_path / ".lock").read_text() == "the new one"
+    assert os.listdir(tmp_path) == [".lock"]

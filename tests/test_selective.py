@@ -122,33 +122,3 @@ def test_selective_counts():
     assert wide["accuracy_answered_high"] - wide["accuracy_answered_low"] > (
         row["accuracy_answered_high"] - row["accuracy_answered_low"]
     )
-
-
-def test_risk_coverage_agrees_with_a_loop_over_the_surest():
-    table = both(22, n=150)
-    limit = evaluate.choose_threshold(table)
-    curve = selective.risk_coverage(table, points=1000)
-    curve = curve[curve["split"] == "test"]
-    rows = table[table["split"] == "test"]
-    score, label = rows["score"].to_numpy(), rows["label"].to_numpy()
-    sure = np.where(score >= limit, (score - limit) / (1 - limit), (limit - score) / limit)
-    order = np.argsort(-sure)
-    wrong = ((score >= limit) != label)[order]
-    risks = [wrong[:k].mean() for k in range(1, 151)]
-    np.testing.assert_allclose(curve["error"], risks)
-    np.testing.assert_allclose(curve["coverage"], np.arange(1, 151) / 150)
-    assert curve["aurc"].iloc[0] == pytest.approx(np.mean(risks))
-    few = selective.risk_coverage(table, points=20)
-    assert len(few) == 40 and few["aurc"].iloc[-1] == curve["aurc"].iloc[0]
-    assert few["coverage"].iloc[-1] == 1 and few["error"].iloc[-1] == pytest.approx(risks[-1])
-
-
-def test_risk_coverage_never_parts_equally_sure_rows():
-    validation = predictions([0, 1], [0.1, 0.9], split="validation")
-    test = predictions([0, 1, 0, 1, 0, 1], [0.9, 0.9, 0.9, 0.9, 0.5, 0.5])
-    curve = selective.risk_coverage(pd.concat([validation, test]))
-    curve = curve[curve["split"] == "test"]
-    np.testing.assert_allclose(curve["coverage"], [4 / 6, 1])
-    np.testing.assert_allclose(curve["error"], 0.5)
-    assert curve["aurc"].iloc[0] == pytest.approx(0.5)
-    assert (selective.risk_coverage(validation)["aurc"] == 0).all()

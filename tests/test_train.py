@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import evaluate, manifest, models, pipeline, predict, runs, schema, train
+from w207lib import epochs, evaluate, manifest, models, pipeline, predict, runs, schema, train
 
 FILES = {
     "config.json", "history.csv", "model.keras", "model.json", "predictions.parquet",
@@ -172,7 +172,7 @@ def test_the_same_seed_gives_the_same_run(undisturbed_run, learnable, profile, t
 
 def stop_at(monkeypatch, moment, epoch):
     """Let the training stop between an epoch's row in the history and its state, or after both."""
-    save = train._save
+    save = epochs.save
 
     def save_model(model, path):
         now = path.name == train.LAST and len(train.read_history(path.parent)) == epoch
@@ -182,7 +182,7 @@ def stop_at(monkeypatch, moment, epoch):
         if moment == "after the state" and now:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_save", save_model)
+    monkeypatch.setattr(epochs, "save", save_model)
 
 
 @pytest.mark.parametrize(
@@ -206,20 +206,20 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import pandas as pd
-from w207lib import config, datasets, pipeline, train
+from w207lib import config, datasets, epochs, pipeline, train
 given = json.loads(sys.argv[1])
 root = Path(given["root"])
 data = pipeline.Data(
     datasets.Dataset("learnable", root, root.with_name("learnable-cache")),
     pd.read_parquet(given["manifest"]), 16,
 )
-save = train._save
+save = epochs.save
 def save_and_die(model, path):
     save(model, path)
     history = train.read_history(path.parent)
     if path.name == train.LAST and len(history) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-train._save = save_and_die
+epochs.save = save_and_die
 given["options"]["filters"] = tuple(given["options"]["filters"])
 profile = config.Profile(**given["profile"])
 train.fit("two_conv", data, profile, Path(given["folder"]), **given["options"])

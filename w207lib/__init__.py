@@ -8,7 +8,7 @@ layer  modules
 =====  ==================================================================================
 0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks) · ``findings``
 1      ``recompression`` (JPEG as a layer) · ``optimizers`` (Muon for kernels) ·
-       ``runs`` (run folders, provenance) ·
+       ``provenance`` · ``runs`` (run folders) ·
        ``devices`` (memory, precision) ·
        ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` · ``style`` · ``diagrams`` ·
@@ -26,20 +26,25 @@ layer  modules
        ``traces`` (of storing) · ``duplicates`` · ``probes`` (of short cuts) · ``resampling`` ·
        ``data_checks`` · ``audit`` · ``audit_page`` · ``audit_plots`` · ``faults`` (planted in data)
 3      ``feeding`` · ``pipeline`` (manifest → tensors) ·
-       ``augmentation`` · ``models`` (recipes) · ``baselines``
+       ``augmentation`` · ``networks`` (bodies of recipes) · ``backbones`` (trained elsewhere) ·
+       ``models`` (recipes) · ``baselines``
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
-       ``train`` · ``tune``
+       ``epochs`` (of a training) · ``train`` · ``tune``
 5      ``checks`` (of reports) · ``model_checks`` · ``planted`` (mistakes) ·
-       ``export`` · ``transfer`` · ``experiments`` · ``robustness`` · ``explain`` (maps) ·
-       ``generator_parts`` · ``generators`` (redraw photographs) · ``inventing`` (generators
-       from noise) · ``fakes`` (a data set of them) · ``generalisation`` (to unseen generators)
-6      ``recipes`` (beside the reports) · ``report`` (tables, pages) · ``evaluation_page`` ·
+       ``model_card`` · ``export`` (a detector) · ``transfer`` · ``experiments`` ·
+       ``robustness`` · ``explain`` (maps) · ``generator_parts`` · ``generators`` (redraw
+       photographs) · ``inventing`` (generators from noise) · ``makers`` (of fakes) ·
+       ``fakes`` (a data set of them) · ``generalisation`` (to unseen generators)
+6      ``recipes`` (beside the reports) · ``report`` (tables of a run) · ``run_page`` ·
+       ``publishing`` (into ``results/``) · ``readme`` (its tables) · ``evaluation_page`` ·
        ``drawings`` (one function a figure) · ``evidence_drawings`` · ``figures`` ·
-       ``slides`` · ``costs`` (measured here) · ``work`` ·
+       ``slides`` · ``network_costs`` · ``costs`` (measured here) · ``work`` ·
        ``plans`` (what a notebook does) · ``estimate`` (time, disk, memory) ·
+       ``notebook_files`` · ``signals`` · ``failures`` (of notebooks, told) ·
        ``batch`` (papermill) · ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
-7      ``serve`` (the page's server) · ``cli_evidence`` · ``cli_generators`` · ``cli`` · ``app``
-       (the page) and the notebooks
+7      ``serve`` (the page's server) · ``cli_data`` · ``cli_run`` · ``cli_train`` ·
+       ``cli_generators`` · ``cli_evidence`` · ``cli_detector`` · ``cli_publish`` · ``cli`` ·
+       ``app`` (the page) and the notebooks
 =====  ==================================================================================
 
 Three things carry everything: the *manifest* (one row an image), a *Keras model* that takes

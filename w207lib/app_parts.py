@@ -107,9 +107,9 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.rint(grey * (1 - share) + colours * share).clip(0, 255).astype(np.uint8)
 
 
-def enlarge(picture: np.ndarray, side: int = 480) -> np.ndarray:
-    """Return a small picture larger, with its pixels to be seen."""
-    factor = side // max(picture.shape[:2])
+def enlarge(picture: np.ndarray) -> np.ndarray:
+    """Return a small picture larger, up to 480 pixels, with its pixels to be seen."""
+    factor = 480 // max(picture.shape[:2])
     return picture.repeat(factor, 0).repeat(factor, 1) if factor > 1 else picture
 
 

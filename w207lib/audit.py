@@ -8,7 +8,6 @@ found.table()
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +30,6 @@ from w207lib import (
 from w207lib.datasets import Dataset, locate, names
 from w207lib.findings import Finding
 from w207lib.schema import CLASS_NAMES, check_predictions
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -72,14 +72,6 @@ def write(done: Audit, folder: Path) -> list[Path]:
     return [folder / PAGE, *files]
 
 
-def read(folder: Path) -> tuple[dict, dict[str, pd.DataFrame]]:
-    """Return the numbers and tables that ``write`` left in a folder."""
-    folder = Path(folder)
-    numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
-    tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
-    return numbers, tables
-
-
 def leaked_paths(folder: Path) -> list[str]:
     """Return the test images that an audit, written to ``folder``, found copies of in train."""
     tables = [path for path in Path(folder).glob("rows_cross_split_*_duplicates.csv")]

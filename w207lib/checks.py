@@ -214,15 +214,14 @@ def same_twice(batches: Iterable, pixels: np.ndarray | None = None) -> Finding:
     return Finding("same_twice", "fine", "two passes give the same pixels", "")
 
 
-def training_accuracy(predictions: pd.DataFrame, *, threshold: float = 0.5) -> Finding:
+def training_accuracy(predictions: pd.DataFrame) -> Finding:
     """Ask whether a headline rests on training rows, and how far they are from held-out ones.
 
     Args:
         predictions: Predictions table of one model, of the rows that the headline is about and
-            whatever other splits are there.
-        threshold: Called FAKE where ``score >= threshold``.
+            whatever other splits are there; FAKE from 0.5 up.
     """
-    right = (predictions["score"] >= threshold) == (predictions["label"] != REAL)
+    right = (predictions["score"] >= 0.5) == (predictions["label"] != REAL)
     held_out = predictions["split"] != "train"
     train = float(right[~held_out].mean())
     if not held_out.any():
@@ -292,18 +291,15 @@ def same_condition(predictions: pd.DataFrame) -> Finding:
     )  # fmt: skip
 
 
-def figures_agree(
-    reported: Mapping[str, float | str], n_0: int, n_1: int, *, digits: int = 2
-) -> Finding:
-    """Ask whether any confusion matrix rounds to all the figures of a report.
+def figures_agree(reported: Mapping[str, float | str], n_0: int, n_1: int) -> Finding:
+    """Ask whether any confusion matrix rounds to all the figures of a report, of two digits.
 
     Args:
         reported: As for ``claims.consistent``.
         n_0: Images of class 0.
         n_1: Images of class 1.
-        digits: Digits behind the decimal point of all figures.
     """
-    count = len(claims.consistent(reported, n_0, n_1, digits=digits))
+    count = len(claims.consistent(reported, n_0, n_1))
     title = f"{count:,} matrices round to these {len(reported)} figures"
     if count:
         return Finding("figures_agree", "fine", title, "")

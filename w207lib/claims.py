@@ -212,20 +212,17 @@ def consistent(
     return table.assign(accuracy=(table["n_00"] + table["n_11"]) / (n_0 + n_1))
 
 
-def share_as_fraction(
-    value: float | str, n_candidates: Iterable[int], *, digits: int | None = None
-) -> pd.DataFrame:
+def share_as_fraction(value: float | str, n_candidates: Iterable[int]) -> pd.DataFrame:
     """Return the whole numbers of images that give a reported share.
 
     Args:
         value: The share, such as 0.60309; as text it keeps the zeros at its end.
         n_candidates: Numbers of images to try.
-        digits: Digits behind the decimal point; None for those that it is written with.
 
     Returns:
         Columns ``k`` (images that count) and ``n``, one row a pair.
     """
-    low, high = rounding(value, digits)
+    low, high = rounding(value)
     pairs = [
         (k, n)
         for n in n_candidates
@@ -237,11 +234,6 @@ def share_as_fraction(
 def interval(accuracy: float, n: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of an accuracy on ``n`` independent images."""
     return intervals.wilson(round(accuracy * n), n)
-
-
-def interval_holds_majority(accuracy: float, n: int, majority: float) -> bool:
-    """Return whether the interval of an accuracy reaches down to the larger class's share."""
-    return interval(accuracy, n)[0] <= majority
 
 
 def dummy_shares(accuracy: float) -> dict[str, float]:
@@ -274,26 +266,15 @@ def without_optimizer(count: int) -> int | None:
     return None if rest else n
 
 
-def steps(images: int, batch: int = 32) -> int:
-    """Return the number of batches of one pass; the last may be smaller."""
-    return math.ceil(images / batch)
-
-
-def images_of(steps: int, batch: int = 32) -> tuple[int, int]:
-    """Return the least and the greatest number of images that make so many batches."""
-    return (steps - 1) * batch + 1, steps * batch
-
-
-def precision_elsewhere(precision: float, recall: float, share: float, *, at: float = 0.5) -> float:
+def precision_elsewhere(precision: float, recall: float, share: float) -> float:
     """Return the precision where the positive class has another share of the images.
 
     Args:
-        precision: As measured.
+        precision: As measured on as many images of either class.
         recall: As measured; it does not depend on the share.
         share: Of the positive class, where the model is to be used.
-        at: Of the positive class, where it was measured.
     """
-    alarms = recall * at * (1 / precision - 1) / (1 - at)  # of the negative class
+    alarms = recall * (1 / precision - 1)  # of the negative class
     return recall * share / (recall * share + alarms * (1 - share))
 
 

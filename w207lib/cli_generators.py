@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pandas as pd
 
-from w207lib import fakes, generalisation, manifest, models, pipeline, runs
+from w207lib import cli_train, fakes, generalisation, makers, manifest, models, pipeline, runs
 
 
 def make_fakes(options) -> int:
     """Make a data set of fakes of another one's photographs, and ask what gives them away."""
     dataset = fakes.make(
-        options.data, options.name, makers=tuple(options.makers or fakes.MAKERS),
+        options.data, options.name, makers=tuple(options.makers or makers.MAKERS),
         images=options.images, photographs=tuple(options.photographs), seed=options.seed,
     )  # fmt: skip
     table = manifest.load(dataset)
@@ -28,13 +29,17 @@ def make_fakes(options) -> int:
     return 0
 
 
-def generalise(options, settings, root: Path) -> int:
+def generalise(options) -> int:
     """Train detectors with families of generators held out, and print what each one finds."""
+    if options.resume:
+        os.environ[runs.RESUME_VARIABLE] = "1"
+    options.profile, options.image_size = None, None
+    profile, root = cli_train.settings(options, epochs=options.epochs, batch_size=64)
     models.find(options.recipe)
     with runs.locked(root):
-        data = pipeline.prepare(settings, root)
+        data = pipeline.prepare(profile, root)
         trainings = generalisation.run(
-            data, settings, root, recipe=options.recipe, images=options.images,
+            data, profile, root, recipe=options.recipe, images=options.images,
             names=options.only or None,
         )  # fmt: skip
         for name, folder in trainings:

@@ -311,7 +311,7 @@ def family(name: str) -> str:
     return re.sub(r"-seed\d+$", "", str(name))
 
 
-def over_seeds(scores: pd.DataFrame, metrics: Sequence[str] = SEED_METRICS) -> pd.DataFrame:
+def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
     """Summarise trainings that differ in nothing but their seed.
 
     The standard deviation covers what the seed decides: initial weights, the order of batches,
@@ -321,17 +321,17 @@ def over_seeds(scores: pd.DataFrame, metrics: Sequence[str] = SEED_METRICS) -> p
     Args:
         scores: From ``evaluate.score``; models ``NAME``, ``NAME-seed208``, … are repetitions of
             ``NAME``.
-        metrics: Columns of ``scores``.
 
     Returns:
-        One row a family × split × condition: these, of each metric ``_mean``, ``_sd`` (n − 1
-        in the denominator; NaN for one training), ``_min``, ``_max``, and ``seeds``, how many.
+        One row a family × split × condition: these, of each of ``SEED_METRICS`` ``_mean``, ``_sd``
+        (n − 1 in the denominator; NaN for one training), ``_min``, ``_max``, and ``seeds``, how
+        many.
 
     Raises:
         ValueError: A column is missing, or a model stands twice for a split and condition.
     """
     keys = ["split", "condition"]
-    missing = [name for name in ("model", *keys, *metrics) if name not in scores]
+    missing = [name for name in ("model", *keys, *SEED_METRICS) if name not in scores]
     if missing:
         raise ValueError(
             f"over_seeds: column(s) {', '.join(missing)} missing; received "
@@ -344,6 +344,6 @@ def over_seeds(scores: pd.DataFrame, metrics: Sequence[str] = SEED_METRICS) -> p
             "condition; expected one row. Score without by=, or keep one value of it."
         )
     parts = scores.groupby([scores["model"].map(family).rename("family"), *keys], sort=False)
-    table = parts[list(metrics)].agg(["mean", "std", "min", "max"])
+    table = parts[list(SEED_METRICS)].agg(["mean", "std", "min", "max"])
     table.columns = [f"{name}_{what}".replace("_std", "_sd") for name, what in table.columns]
     return table.assign(seeds=parts.size()).reset_index()

@@ -75,19 +75,18 @@ def plot_effects(effects: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_histories(histories: Mapping[str, pd.DataFrame], metric: str = "accuracy") -> Figure:
-    """Draw a learning curve a model, side by side on one scale.
+def plot_histories(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the accuracy by epoch of each model, side by side on one scale.
 
     Args:
         histories: Tables as for ``plots.plot_history``, by model.
-        metric: Which column.
     """
     across = min(3, len(histories))
     down = -(-len(histories) // across)
     size = (4.8 * across, 4 * down)
     figure, axes = style.new_grid(down, across, size, len(histories), sharey=True)
     for ax, (name, history) in zip(axes, histories.items(), strict=True):
-        plots.plot_history(history, metric, ax=ax)
+        plots.plot_history(history, "accuracy", ax=ax)
         ax.set_title(name)
         ax.get_legend().remove()
     handles = axes[0].get_legend_handles_labels()[0]

@@ -185,6 +185,26 @@ def has_gpu() -> bool:
     return any(name.lower().startswith(("gpu", "cuda", "rocm", "tpu")) for name in devices())
 
 
+def nvidia(query: str) -> list[str]:
+    """Ask NVIDIA's driver about each GPU, without a network library.
+
+    Args:
+        query: Fields of ``nvidia-smi --query-gpu``, such as ``name,memory.total``.
+
+    Returns:
+        A line a GPU; empty where there is no driver, or it gives no answer.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    words = [program, f"--query-gpu={query}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
+
+
 def memory() -> dict[str, int]:
     """Return ``total`` and ``available`` memory in bytes, within a container's limit."""
     import psutil
@@ -346,8 +366,3 @@ def choose_precision() -> tuple[str, str]:
     text = "bfloat16 measured {ratio:.2f} times as fast ({ratio_low:.2f} to {ratio_high:.2f})"
     name = "mixed_bfloat16" if found["ratio"] > WORTH_IT else "float32"
     return name, text.format(**found)
-
-
-def best_precision() -> str:
-    """Return ``"mixed_bfloat16"`` where it was measured to pay, else ``"float32"``."""
-    return choose_precision()[0]

@@ -21,9 +21,7 @@ KIND_COLOURS = (
 _TEXT = 12.5
 
 
-def plot_architecture(
-    layers: pd.DataFrame, *, per_row: int | None = None, ax: Axes | None = None
-) -> Axes:
+def plot_architecture(layers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw a network as a row of blocks from input to output, wrapped where it is long.
 
     A block's height grows with the logarithm of the image's side, or of a flat layer's length;
@@ -32,23 +30,19 @@ def plot_architecture(
     Args:
         layers: One row a layer, in order: ``name``, ``kind`` (Keras's class name),
             ``output_shape`` (tuple, with or without the batch's None), ``parameters`` (count).
-        per_row: Blocks in a row; None takes as few rows of at most nine as will do.
         ax: Axes to draw on; by default a new figure of fitting size.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: A column is missing, there is no layer, or ``per_row`` is below 1.
+        ValueError: A column is missing, or there is no layer.
     """
     require_columns(layers, COLUMNS)
-    if layers.empty or (per_row is not None and per_row < 1):
-        raise ValueError(
-            f"architecture: received {len(layers)} layers and per_row={per_row}; expected at "
-            "least one layer, and per_row at least 1."
-        )
-    rows = -(-len(layers) // (per_row or 9))
-    across = min(per_row or -(-len(layers) // rows), len(layers))
+    if layers.empty:
+        raise ValueError("architecture: received 0 layers; expected at least one.")
+    rows = -(-len(layers) // 9)
+    across = -(-len(layers) // rows)
     shapes = [_shape(shape) for shape in layers["output_shape"]]
     heights, widths = _sizes(shapes)
     texts = [

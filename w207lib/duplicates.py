@@ -115,10 +115,10 @@ def beyond_first(groups: pd.DataFrame) -> dict[str, int]:
     return {split: int(rows.sum()) for split, rows in within.groupby(level="split")}
 
 
-def leaked(groups: pd.DataFrame, held_out: str = "test", seen: tuple = ("train",)) -> list[str]:
-    """Return the paths in ``held_out`` whose group also has a row in one of ``seen``."""
-    known = set(groups.loc[groups["split"].isin(seen), "group"])
-    rows = groups[(groups["split"] == held_out) & groups["group"].isin(known)]
+def leaked(groups: pd.DataFrame) -> list[str]:
+    """Return the test paths whose group also has a row in train."""
+    known = set(groups.loc[groups["split"] == "train", "group"])
+    rows = groups[(groups["split"] == "test") & groups["group"].isin(known)]
     return rows["path"].tolist()
 
 

@@ -42,7 +42,7 @@ def estimate(
 
     Args:
         profile: Its name.
-        notebooks: From ``batch.choose``.
+        notebooks: From ``notebook_files.choose``.
         parameters: Values for their ``parameters`` cells.
         root: The run's folder, which need not exist.
         bench: Measures; None for one of this machine and data.

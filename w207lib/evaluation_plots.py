@@ -19,10 +19,6 @@ _KEYS = ("model", "split", "condition")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _CLASS_MARKERS = {"REAL": "o", "FAKE": "D"}
 _METRICS = {"REAL": "specificity", "FAKE": "recall_fake"}
-_NAMES = {
-    "accuracy": "accuracy", "roc_auc": "area under the ROC curve",
-    "recall_fake": "fakes found (recall)", "specificity": "photographs kept (specificity)",
-}  # fmt: skip
 
 
 def plot_reliability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -51,29 +47,6 @@ def plot_reliability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="mean score, P(FAKE)", ylabel="share of FAKE among the images", aspect="equal",
            xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))  # fmt: skip
     style.legend_above(ax, columns=1 if _longest(ax) > 28 else 2)
-    return ax
-
-
-def plot_risk_coverage(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the error among the images answered against their share, the surest first.
-
-    Args:
-        table: From ``selective.risk_coverage``, a curve a model × split × condition.
-    """
-    style.require_columns(table, (*_KEYS, "coverage", "error", "aurc"))
-    ax = style.new_axes(ax, (8, 5.6))
-    for number, (name, rows) in enumerate(_curves(table)):
-        rows = rows.sort_values("coverage")
-        colour, marker = _look(number)
-        ax.plot(rows["coverage"], rows["error"], LINE_STYLES[number % len(LINE_STYLES)],
-                color=colour, label=f"{name}, area {rows['aurc'].iloc[0]:.3f}")  # fmt: skip
-        ax.plot(rows["coverage"].iloc[-1], rows["error"].iloc[-1], marker, color=colour)
-    ax.set(xlabel="images answered, the surest first", ylabel="error among them",
-           xlim=(-0.01, 1.02))  # fmt: skip
-    ax.set_ylim(bottom=0)
-    ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
-    style.legend_above(ax, columns=1)
     return ax
 
 
@@ -115,21 +88,18 @@ def plot_operating_points(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     return ax
 
 
-def plot_by_class(
-    table: pd.DataFrame, by: str = "object", *, point: str = "frozen", ax: Axes | None = None
-) -> Axes:
-    """Draw the accuracy of photographs and of fakes for each value of a column.
+def plot_by_class(table: pd.DataFrame, *, point: str = "frozen", ax: Axes | None = None) -> Axes:
+    """Draw the accuracy of photographs and of fakes for each kind of object shown.
 
     Args:
-        table: From ``operating.operating_points`` with ``by``, of one model, split and condition.
-        by: The column, such as the kind of object shown.
+        table: From ``operating.operating_points`` by ``object``, of one model, split and condition.
         point: Which threshold's rows.
 
     Raises:
         ValueError: There is no such point, or more than one model, split or condition.
     """
     columns = [f"{name}{end}" for name in _METRICS.values() for end in ("", "_low", "_high")]
-    style.require_columns(table, (*_KEYS, by, "point", *columns))
+    style.require_columns(table, (*_KEYS, "object", "point", *columns))
     rows = table[table["point"] == point]
     if len(rows[list(_KEYS)].drop_duplicates()) != 1:
         raise ValueError(
@@ -148,9 +118,9 @@ def plot_by_class(
         ax.errorbar(rows[metric], place + shift, xerr=_bars(rows, metric), capsize=4,
                     fmt=_CLASS_MARKERS[name], color=COLOURS[name], markersize=9, elinewidth=1.8,
                     label=f"actual {name}, called so")  # fmt: skip
-    ax.set_yticks(place, rows[by].astype(str).replace("", "unnamed"))
+    ax.set_yticks(place, rows["object"].astype(str).replace("", "unnamed"))
     ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.set(xlabel="accuracy", ylabel=style.spaced(by))
+    ax.set(xlabel="accuracy", ylabel="object")
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(axis="y", visible=False)
@@ -189,38 +159,6 @@ def plot_paired(table: pd.DataFrame, metric: str = "accuracy", *, ax: Axes | Non
                   else "difference in area under the ROC curve")  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.grid(axis="y", visible=False)
-    return ax
-
-
-def plot_seeds(table: pd.DataFrame, metric: str = "accuracy", *, ax: Axes | None = None) -> Axes:
-    """Draw each family's mean over trainings, ± one standard deviation, and its extremes.
-
-    Args:
-        table: From ``comparing.over_seeds``; a row's name is its family, and whichever of split
-            and condition differ. A family of one training is hollow.
-        metric: One that the table summarises.
-    """
-    columns = [f"{metric}_{end}" for end in ("mean", "sd", "min", "max")]
-    style.require_columns(table, ("family", "split", "condition", "seeds", *columns))
-    ax = style.new_axes(ax, (9.5, 1.9 + 0.55 * len(table)))
-    place = np.arange(len(table))
-    mean, spread, least, most = (table[name].to_numpy(float) for name in columns)
-    ax.hlines(place, least, most, color="#BBBBBB", linewidth=12, zorder=1,
-              label="range")  # fmt: skip
-    several = table["seeds"].to_numpy() > 1
-    ax.errorbar(mean[several], place[several], xerr=spread[several], fmt="o", color="black",
-                markersize=9, capsize=6, label="mean ± 1 SD")  # fmt: skip
-    if not several.all():
-        ax.plot(mean[~several], place[~several], "o", color="black", markersize=9,
-                markerfacecolor="white", markeredgewidth=2, label="one training")  # fmt: skip
-    varying = [name for name in ("split", "condition") if table[name].nunique() > 1]
-    names = table[["family", *varying]].astype(str).agg(" · ".join, axis=1)
-    ax.set_yticks(place, names + " (" + table["seeds"].astype(str) + ")")
-    ax.set_ylim(len(table) - 0.4, -0.6)
-    ax.set(xlabel=_NAMES.get(metric, style.spaced(metric)), ylabel="model (trainings)")
-    ax.xaxis.set_major_locator(MaxNLocator(6))
-    ax.grid(axis="y", visible=False)
-    style.legend_above(ax, columns=3)
     return ax
 
 

@@ -13,11 +13,9 @@ import io
 import json
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +32,8 @@ from w207lib import (
     crops,
     datasets,
     features,
-    generators,
     importing,
     intervals,
-    inventing,
     manifest,
     probes,
     runs,
@@ -46,6 +42,7 @@ from w207lib import (
 )
 from w207lib.datasets import Dataset
 from w207lib.devices import quiet_keras
+from w207lib.makers import MAKERS, family
 
 log = logging.getLogger(__name__)
 
@@ -54,88 +51,6 @@ FOLDER = "generators"
 CHECKS = "checks.csv"
 SHARES = {"train": 1.0, "validation": 0.125, "test": 0.125}
 """Of the images asked for, how many each split gets."""
-REDRAWN = (0.35, 0.55, 0.75)
-"""Shares of noise from which ``ddpm`` redraws photographs; as many pictures again it invents."""
-
-
-@dataclass(frozen=True)
-class Maker:
-    """One way of making fakes.
-
-    Attributes:
-        family: What is held out together: ``autoencoder``, ``GAN`` or ``diffusion``.
-        train: From uint8 photographs ``(N, S, S, 3)``, a seed and the training steps to a model.
-        draw: From the model, uint8 originals ``(N, S, S, 3)`` and a seed to as many fakes.
-        redrawn: Share of the fakes, the first ones, that show their originals.
-        steps: Training steps.
-    """
-
-    family: str
-    train: Callable
-    draw: Callable
-    redrawn: float
-    steps: int
-
-
-def _draw_ddpm(model, originals: np.ndarray, seed: int) -> np.ndarray:
-    """Redraw the first half of the originals from several shares of noise, invent the rest."""
-    count, size = originals.shape[:2]
-    half = int(count * MAKERS["ddpm"].redrawn)
-    fakes = np.empty_like(originals)
-    for place, at in enumerate(np.array_split(np.arange(half), len(REDRAWN))):
-        if not len(at):
-            continue
-        fakes[at] = inventing.sample_ddpm(
-            model, len(at), size, seed=seed + place, steps=4 + 2 * place, start=originals[at],
-            most_noise=REDRAWN[place], fresh_noise=place % 2,
-        )  # fmt: skip
-    for place, at in enumerate(np.array_split(np.arange(half, count), 2)):
-        fakes[at] = inventing.sample_ddpm(
-            model, len(at), size, seed=seed + 10 + place, steps=16, fresh_noise=place
-        )
-    return fakes
-
-
-MAKERS = {
-    "autoencoder": Maker(
-        "autoencoder",
-        lambda x, seed, steps: generators.train_autoencoder(
-            x, seed=seed, steps=steps, batch_size=32
-        ),
-        lambda model, x, seed: generators.fake("autoencoder", model, x),
-        1.0,
-        2000,
-    ),
-    "gan": Maker(
-        "GAN",
-        lambda x, seed, steps: generators.train_gan(x, seed=seed, steps=steps, batch_size=32),
-        lambda model, x, seed: generators.fake("gan", model, x),
-        1.0,
-        1500,
-    ),
-    "dcgan": Maker(
-        "GAN",
-        lambda x, seed, steps: inventing.train_dcgan(x, seed=seed, steps=steps),
-        lambda model, x, seed: inventing.sample_dcgan(model, len(x), seed=seed),
-        0.0,
-        4000,
-    ),
-    "ddpm": Maker(
-        "diffusion",
-        lambda x, seed, steps: inventing.train_ddpm(x, seed=seed, steps=steps),
-        _draw_ddpm,
-        0.5,
-        4500,
-    ),
-}
-"""The makers by name. The name is the ``generator`` in manifest and predictions."""
-
-
-def family(generator: str) -> str:
-    """Return the family of a generator: a maker's own; of others, their name less a version."""
-    if generator in MAKERS:
-        return MAKERS[generator].family
-    return re.sub(r"_v?\d[\d.]*$", "", generator)
 
 
 def make(
@@ -217,12 +132,11 @@ def make(
     return made
 
 
-def check(dataset: Dataset, *, seed: int = SEED) -> pd.DataFrame:
+def check(dataset: Dataset) -> pd.DataFrame:
     """Ask of each generator's fakes whether storage or simple statistics give them away.
 
     Args:
         dataset: From ``make``.
-        seed: Seed of forest and folds.
 
     Returns:
         One row a generator: ``generator, family, images``; AUROC of the audit's ``container``
@@ -240,7 +154,7 @@ def check(dataset: Dataset, *, seed: int = SEED) -> pd.DataFrame:
         chosen = np.isin(made_by, ("real", name))
         asked = probes.run(
             known[chosen].reset_index(drop=True), thumbnails[chosen],
-            probes=("container", "metadata"), seed=seed,
+            probes=("container", "metadata"), seed=SEED,
         ).set_index("probe")  # fmt: skip
         row = {"generator": name, "family": family(name), "images": int((made_by == name).sum())}
         for probe in ("container", "metadata"):
@@ -251,18 +165,18 @@ def check(dataset: Dataset, *, seed: int = SEED) -> pd.DataFrame:
             own = manifest.usable(table[table["generator"].isin(("real", name))], part)
             fakes = int(own["label"].sum())
             real = own[own["label"] == 0].sample(
-                min(fakes, int((own["label"] == 0).sum())), random_state=seed
+                min(fakes, int((own["label"] == 0).sum())), random_state=SEED
             )
             parts[part] = pd.concat([real, own[own["label"] == 1]], ignore_index=True)
-        rows.append(row | _forest(parts["train"], parts["test"], measured, seed))
+        rows.append(row | _forest(parts["train"], parts["test"], measured))
     return pd.DataFrame(rows)
 
 
-def _forest(train: pd.DataFrame, test: pd.DataFrame, measured: pd.DataFrame, seed: int) -> dict:
+def _forest(train: pd.DataFrame, test: pd.DataFrame, measured: pd.DataFrame) -> dict:
     """Return a forest's AUROC with limits; NaN where a split lacks a class (all copies, say)."""
     if min(train["label"].nunique(), test["label"].nunique()) < 2:
         return dict.fromkeys(("forest", "forest_low", "forest_high"), np.nan)
-    forest = baselines.build("random_forest", seed=seed)
+    forest = baselines.build("random_forest", seed=SEED)
     forest.fit(measured.loc[train["path"], list(features.STATISTICS)], train["label"])
     score = baselines.scores(forest, measured.loc[test["path"]])
     label = test["label"].to_numpy()

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from w207lib import config, drawings, evidence_drawings, runs, style  # noqa: F401  (registers)
+from w207lib import config, drawings, evidence_drawings, provenance, runs, style  # noqa: F401  (registers)
 
 DPI = 150
 INDEX = "figures.json"
@@ -131,7 +131,7 @@ def _origin(spec: Spec, before: dict | None) -> dict:
     facts = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
     return new | {
         "run": facts.get("profile", "sample"),
-        "commit": facts.get("commit") or runs.commit(),
+        "commit": facts.get("commit") or provenance.commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from w207lib import evaluate, fakes, manifest, operating, predict, runs, train
+from w207lib import evaluate, makers, manifest, operating, predict, runs, train
 from w207lib.config import Profile
 from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data
@@ -46,7 +46,7 @@ def trainings(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """
     own = (table["label"] == FAKE) & (table["source"] == home(table))
     generators = sorted(set(table.loc[own, "generator"]))
-    families = sorted({fakes.family(name) for name in generators})
+    families = sorted({makers.family(name) for name in generators})
     if len(families) < 2:
         raise ValueError(
             f"the data have fakes of {', '.join(generators) or 'no generator'} only; nothing can "
@@ -54,7 +54,7 @@ def trainings(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         )
 
     def of(*chosen: str) -> tuple[str, ...]:
-        return tuple(name for name in generators if fakes.family(name) in chosen)
+        return tuple(name for name in generators if makers.family(name) in chosen)
 
     found = {f"only-{name}": of(name) for name in families}
     if len(families) > 2:
@@ -184,14 +184,14 @@ def matrix(predictions: pd.DataFrame, done: pd.DataFrame, origin: pd.Series) -> 
         limits and counts; ``roc_auc``.
     """
     seen = {
-        row.model: {fakes.family(name) for name in row.generators.split()}
+        row.model: {makers.family(name) for name in row.generators.split()}
         for row in done.itertuples()
     }
     own = predictions.assign(source=predictions["path"].map(origin))
     own = own[own["source"] == home(own)].drop(columns="source")
     points = operating.operating_points(own, false_alarms=(FALSE_ALARMS,), by="generator")
     points = points[points["split"] == "test"]
-    family = points["generator"].map(fakes.family)
+    family = points["generator"].map(makers.family)
     known = [kind in seen[model] for model, kind in zip(points["model"], family, strict=True)]
     columns = ["threshold", "recall_fake", "recall_fake_low", "recall_fake_high", "specificity",
                "specificity_low", "specificity_high", "n_fake", "n_real"]  # fmt: skip
@@ -268,7 +268,7 @@ def count(table: pd.DataFrame) -> pd.DataFrame:
     rows = manifest.usable(table)
     counts = rows.groupby(["source", "generator", "split"]).size().unstack(fill_value=0)
     counts = counts.reset_index()
-    counts.insert(2, "family", [fakes.family(name) for name in counts["generator"]])
+    counts.insert(2, "family", [makers.family(name) for name in counts["generator"]])
     return counts
 
 

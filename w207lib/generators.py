@@ -56,7 +56,6 @@ def fake(
     seed: int = 207,
     noise: float = 0.3,
     denoising_steps: int = 3,
-    passes: int = 1,
     batch_size: int = 64,
 ) -> np.ndarray:
     """Let a trained generator redraw photographs.
@@ -69,7 +68,6 @@ def fake(
         noise: Diffusion only: the share of noise in the picture at the start, in (0, 1);
             the square root of one minus DDPM's cumulated alpha.
         denoising_steps: Diffusion only: steps in which the noise is taken off.
-        passes: Autoencoder and GAN: how often the picture is redrawn from its last drawing.
         batch_size: Images redrawn at a time.
 
     Returns:
@@ -93,9 +91,7 @@ def fake(
         drawn = _denoise(model, source, seed, noise, denoising_steps, batch_size)
     else:
         drawn = source.astype(np.float32)
-        for _ in range(passes):
-            small = halve(drawn) if name == "gan" else drawn
-            drawn = np.clip(_call(model, small, batch_size), 0, 255)
+        drawn = np.clip(_call(model, halve(drawn) if name == "gan" else drawn, batch_size), 0, 255)
     drawn = drawn[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
     return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
 

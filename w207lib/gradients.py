@@ -59,16 +59,6 @@ def input_gradient(function: Callable, *inputs: np.ndarray) -> tuple[np.ndarray,
     return _numpy(values), _numpy(gradient)
 
 
-def fake_score(model) -> Callable:
-    """Return the function from pixels ``(B, S, S, 3)`` to P(FAKE) ``(B,)``, as tensors."""
-    column = predict.fake_column(model)
-
-    def score(pixels):
-        return model(pixels, training=False)[:, column]  # Random* layers must stay off
-
-    return score
-
-
 def fake_logit(model) -> Callable:
     """Return the function from pixels to log(P(FAKE) / P(REAL)) ``(B,)``, as tensors.
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from w207lib import augmentation
+from w207lib import augmentation, backbones, networks
 from w207lib.devices import quiet_keras
 
 
@@ -98,9 +97,9 @@ def build(
     x = inputs
     for layer in augmentation.layers(seed, **(augment or {})):
         x = layer(x)
-    x = _scale(keras, x, scaling or spec.scaling)
+    x = networks.scale(keras, x, scaling or spec.scaling)
     if spec.residual if residual is None else residual:
-        if spec.body is _transfer:
+        if spec.body is backbones.transfer:
             raise ValueError(f"{recipe}: residual adds channels, and a backbone has three.")
         smooth = keras.layers.AveragePooling2D(3, strides=1, padding="same")(x)
         rest = keras.layers.Rescaling(4.0)(keras.layers.Subtract()([x, smooth]))
@@ -194,10 +193,10 @@ def find(recipe: str) -> Recipe:
         return RECIPES[recipe]
     kind, _, backbone = recipe.partition(":")
     if kind == "transfer" and backbone:
-        _backbone_class(backbone)
+        backbones.find(backbone)
         return Recipe(
-            _transfer, 224, "sigmoid", 1e-4, "transfer learning", scaling="none",
-            options=_TRANSFER_OPTIONS | {"backbone": backbone},
+            backbones.transfer, 224, "sigmoid", 1e-4, "transfer learning", scaling="none",
+            options=backbones.OPTIONS | {"backbone": backbone},
         )  # fmt: skip
     raise ValueError(
         f"recipe {recipe!r} is unknown; there are {', '.join(RECIPES)}, and transfer:<Backbone> "
@@ -242,250 +241,56 @@ def _size(weight) -> int:
     return math.prod(int(length) for length in weight.shape)
 
 
-def _scale(keras, x, scaling: str):
-    if scaling == "[0, 1]":
-        return keras.layers.Rescaling(1 / 255)(x)
-    if scaling == "[-1, 1]":
-        return keras.layers.Rescaling(1 / 127.5, offset=-1)(x)
-    if scaling == "none":
-        return x
-    raise ValueError(f"scaling {scaling!r} is unknown; expected '[0, 1]', '[-1, 1]' or 'none'.")
-
-
-def _w207_simple(keras, x, *, seed, filters, kernel_size, pool_size, units_1, units_2):
-    layers = keras.layers
-    x = layers.Conv2D(filters, kernel_size, activation="relu")(x)
-    x = layers.MaxPooling2D(pool_size)(x)
-    x = layers.Flatten()(x)
-    x = layers.Dense(units_1, activation="relu")(x)
-    return layers.Dense(units_2, activation="relu")(x)
-
-
-def _w207_tuned(
-    keras, x, *, seed, filters_1, kernel_size_1, filters_2, kernel_size_2, pool_size,
-    dense_layer_units,
-):  # fmt: skip
-    layers = keras.layers
-    x = layers.Conv2D(filters_1, kernel_size_1, activation="relu")(x)
-    x = layers.MaxPooling2D(pool_size)(x)
-    x = layers.Conv2D(filters_2, kernel_size_2, activation="relu")(x)
-    x = layers.MaxPooling2D(pool_size)(x)
-    x = layers.Flatten()(x)
-    return layers.Dense(dense_layer_units, activation="relu")(x)
-
-
-def _deep_vgg(keras, x, *, seed, kernel_size, dropout):
-    layers = keras.layers
-    for filters, depth in ((64, 2), (128, 2), (256, 3), (512, 3)):
-        for _ in range(depth):
-            x = layers.Conv2D(filters, kernel_size, padding="same", activation="relu")(x)
-        x = layers.MaxPooling2D(2)(x)
-        x = layers.BatchNormalization()(x)
-        x = layers.Dropout(dropout, seed=seed)(x)
-    x = layers.Flatten()(x)
-    for units in (4000, 1500):
-        x = layers.Dense(units, activation="relu")(x)
-    return x
-
-
-def _plain_blocks(keras, x, *, seed, filters, units, padding, dropout):
-    layers = keras.layers
-    for count in filters:
-        x = layers.Conv2D(count, 3, padding=padding, activation="relu")(x)
-        x = layers.MaxPooling2D(2)(x)
-    x = layers.Flatten()(x)
-    x = layers.Dense(units, activation="relu")(x)
-    return layers.Dropout(dropout, seed=seed)(x) if dropout else x
-
-
-def _custom_cnn(keras, x, *, seed, dropout):
-    layers = keras.layers
-    for filters in (32, 64, 128):
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-        x = layers.BatchNormalization()(x)
-        x = layers.MaxPooling2D(2)(x)
-    x = layers.Flatten()(x)
-    x = layers.Dense(256, activation="relu")(x)
-    x = layers.BatchNormalization()(x)
-    return layers.Dropout(dropout, seed=seed)(x)
-
-
-def _transfer(keras, x, *, seed, backbone, weights, frozen, inference_norm, units, dropout):
-    make = _backbone_class(backbone)
-    x = _preprocess(keras, x, make)
-    base = _pretrained(make, weights, tuple(x.shape[1:]))
-    base.trainable = not frozen
-    layers = keras.layers
-    for layer in base.layers if inference_norm else ():
-        if isinstance(layer, layers.BatchNormalization):
-            layer.trainable = False  # base(x, training=False) would not outlast fit (Keras 3.15)
-    x = layers.GlobalAveragePooling2D()(base(x))
-    x = layers.Dense(units, activation="relu")(x)
-    x = layers.BatchNormalization()(x)
-    return layers.Dropout(dropout, seed=seed)(x)
-
-
-def _compact(keras, x, *, seed, filters):
-    layers = keras.layers
-
-    def finish(x):
-        return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
-
-    def convolve(x, count):
-        return layers.Conv2D(count, 3, padding="same", use_bias=False)(x)
-
-    x = layers.Conv2D(filters[0], 3, padding="same", activation="relu")(x)
-    for count in filters:
-        x = layers.MaxPooling2D(2)(convolve(x, count))  # before the norm, which has less to do
-        x = finish(convolve(finish(x), count))
-    return layers.GlobalAveragePooling2D(name="embedding")(x)
-
-
-def _residual(keras, x, *, seed, filters, dropout):
-    layers = keras.layers
-
-    def convolve(x, count, stride=1):
-        x = layers.Conv2D(count, 3, strides=stride, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization()(x)
-
-    x = layers.ReLU()(convolve(x, filters[0]))
-    for place, count in enumerate(filters):
-        stride = 1 if place == 0 else 2
-        shortcut = x
-        if stride > 1:
-            shortcut = layers.AveragePooling2D(2)(x)
-            shortcut = layers.Conv2D(count, 1, use_bias=False)(shortcut)
-            shortcut = layers.BatchNormalization()(shortcut)
-        x = layers.ReLU()(convolve(x, count, stride))
-        x = layers.ReLU()(layers.Add()([convolve(x, count), shortcut]))
-    x = layers.GlobalAveragePooling2D(name="embedding")(x)
-    return layers.Dropout(dropout, seed=seed)(x) if dropout else x
-
-
-def _pretrained(make: Callable, weights: str | None, shape: tuple[int, ...]):
-    """Build a backbone with the weights asked for, or say why it cannot have them."""
-    if weights not in (None, "imagenet") and not Path(weights).is_file():
-        raise ValueError(
-            f"weights {weights!r}: there is no such file; expected a .weights.h5 or .h5 file, "
-            "'imagenet' (downloaded once by Keras), or None for random ones."
-        )
-    try:
-        return make(include_top=False, weights=weights, input_shape=shape)
-    except Exception as error:
-        if weights != "imagenet" or "fetch" not in str(error):
-            raise
-        raise ConnectionError(
-            f"the ImageNet weights of {make.__name__} could not be downloaded ({error}). Give a "
-            "local file by weights=, or weights=None to start from random ones."
-        ) from None
-
-
-def _backbone_class(name: str) -> Callable:
-    if name == "ViTB16":
-        return _vit_b16
-    applications = quiet_keras().applications
-    found = getattr(applications, name, None)
-    if not callable(found) or not name[0].isupper():
-        known = ["ViTB16", *(n for n in dir(applications) if n[0].isupper())]
-        raise ValueError(f"backbone {name!r} is unknown; there are {', '.join(known)}.")
-    return found
-
-
-def _vit_b16(include_top: bool, weights: str | None, input_shape: tuple[int, ...]):
-    """Build KerasHub's ViT-B/16 (Dosovitskiy et al. 2021) as ``keras.applications`` would.
-
-    The patches come as a picture; the class token is dropped.
-    """
-    quiet_keras()
-    try:
-        import keras_hub
-    except ImportError:
-        raise ValueError(
-            "backbone ViTB16 is KerasHub's, which is not installed. Run: python make.py setup --vit"
-        ) from None
-    kind = keras_hub.models.ViTBackbone
-    if weights == "imagenet":
-        base = kind.from_preset("vit_base_patch16_224_imagenet", image_shape=input_shape)
-    else:
-        base = kind(
-            image_shape=input_shape, patch_size=16, num_layers=12, num_heads=12, hidden_dim=768,
-            mlp_dim=3072,
-        )  # fmt: skip
-        if weights:
-            base.load_weights(weights)
-    layers = quiet_keras().layers
-    inputs = layers.Input(input_shape)
-    side = input_shape[0] // 16
-    patches = layers.Cropping1D((1, 0))(base(inputs))
-    outputs = layers.Reshape((side, side, 768))(patches)
-    return quiet_keras().Model(inputs, outputs, name="vitb16")
-
-
-def _preprocess(keras, x, make: Callable):
-    """Apply a backbone family's own preprocessing to pixels in [0, 255]."""
-    if make is _vit_b16:
-        return _scale(keras, x, "[-1, 1]")
-    for module in vars(keras.applications).values():
-        if hasattr(module, "preprocess_input") and hasattr(module, make.__name__):
-            return module.preprocess_input(x)
-    return x
-
-
-_TRANSFER_OPTIONS = {
-    "weights": None, "frozen": False, "inference_norm": False, "units": 256, "dropout": 0.5,
-}  # fmt: skip
-"""``weights``: ``imagenet``, a file, or None; ``inference_norm``: batch norm keeps its averages
-while the backbone is tuned."""
-
 RECIPES: dict[str, Recipe] = {
     "w207_simple": Recipe(
-        _w207_simple, 400, "sigmoid", 1e-3, "Report 0",
+        networks.w207_simple, 400, "sigmoid", 1e-3, "Report 0",
         options={"filters": 64, "kernel_size": 4, "pool_size": 2, "units_1": 32, "units_2": 24},
         assumed="input side and kernel size, worked out from the count of 80,293,777",
     ),
     "w207_tuned": Recipe(
-        _w207_tuned, 400, "sigmoid", 1e-4, "Report 0",
+        networks.w207_tuned, 400, "sigmoid", 1e-4, "Report 0",
         options={
             "filters_1": 112, "kernel_size_1": 3, "filters_2": 160, "kernel_size_2": 3,
             "pool_size": 3, "dense_layer_units": 256,
         },
     ),
     "deep_vgg": Recipe(
-        _deep_vgg, 32, "sigmoid", 1e-4, "Report 1",
+        networks.deep_vgg, 32, "sigmoid", 1e-4, "Report 1",
         options={"kernel_size": 3, "dropout": 0.3}, assumed="dropout rates and learning rate",
     ),
     "three_conv": Recipe(
-        _plain_blocks, 32, "softmax", 1e-3, "Report 2",
+        networks.plain_blocks, 32, "softmax", 1e-3, "Report 2",
         options={"filters": (32, 64, 128), "units": 128, "padding": "same", "dropout": 0.0},
         assumed="filters, padding and dense units",
     ),
     "custom_cnn": Recipe(
-        _custom_cnn, 224, "softmax", 1e-3, "Report 3", options={"dropout": 0.5},
+        networks.custom_cnn, 224, "softmax", 1e-3, "Report 3", options={"dropout": 0.5},
         assumed="dropout rate",
     ),
     "resnet101": Recipe(
-        _transfer, 224, "softmax", 1e-4, "Report 3", optimizer="sgd", scaling="none",
-        options=_TRANSFER_OPTIONS | {"backbone": "ResNet101"}, assumed="dropout rate",
+        backbones.transfer, 224, "softmax", 1e-4, "Report 3", optimizer="sgd", scaling="none",
+        options=backbones.OPTIONS | {"backbone": "ResNet101"}, assumed="dropout rate",
     ),
     "two_conv": Recipe(
-        _plain_blocks, 32, "sigmoid", 1e-3, "Report 4",
+        networks.plain_blocks, 32, "sigmoid", 1e-3, "Report 4",
         options={"filters": (32, 64), "units": 64, "padding": "valid", "dropout": 0.5},
         assumed="dense units and dropout rate",
     ),
     "bird_lotfi": Recipe(
-        _plain_blocks, 32, "sigmoid", 1e-3, "Bird & Lotfi 2024, the CIFAKE paper",
+        networks.plain_blocks, 32, "sigmoid", 1e-3, "Bird & Lotfi 2024, the CIFAKE paper",
         options={"filters": (32, 32), "units": 64, "padding": "same", "dropout": 0.0},
         assumed="padding and dense units",
     ),
     "compact": Recipe(
-        _compact, 32, "sigmoid", 1e-2, "ours: seven convolutions, pooled before they are normed",
+        networks.compact, 32, "sigmoid", 1e-2,
+        "ours: seven convolutions, pooled before they are normed",
         optimizer="muon", scaling="[-1, 1]", schedule="cosine",
         augment={"horizontal_flip": True, "blur": 0.5},
         options={"filters": (24, 64, 128)}, residual=True, mirror=True,
         pace={"epochs": 24, "batch_size": 128},
     ),
     "broad": Recipe(
-        _residual, 32, "sigmoid", 2e-3,
+        networks.residual, 32, "sigmoid", 2e-3,
         "ours: a small residual network (He et al. 2016), for fakes of many generators",
         scaling="[-1, 1]", schedule="cosine",
         augment={"horizontal_flip": True, "blur": 0.5, "jpeg": 0.3},

@@ -21,7 +21,7 @@ from w207lib import (
     train,
     tune,
 )
-from w207lib.costs import Network, multiplications
+from w207lib.network_costs import Network, multiplications
 from w207lib.work import (
     Attack,
     Change,

@@ -54,16 +54,15 @@ class Scored:
         ]
 
 
-def correct(model, images: Images, *, batch_size: int = 64) -> Scored:
+def correct(model, images: Images) -> Scored:
     """Evaluate as it should be done: the scores' own order, and one threshold.
 
     Args:
         model: A compiled Keras model with one sigmoid column.
         images: The split to evaluate.
-        batch_size: Images at a time.
     """
     made = predict.table(images.rows, predict.scores(model, images), model=model.name)
-    facts = model.evaluate(images.batches(batch_size), verbose=0, return_dict=True)
+    facts = model.evaluate(images.batches(64), verbose=0, return_dict=True)
     called = (made["score"] >= 0.5).to_numpy(int)
     return Scored(made, called, made["label"].to_numpy(), float(facts["accuracy"]))
 
@@ -250,22 +249,20 @@ def rescored(model, batches: AugmentedBatches) -> pd.DataFrame:
 
 
 def duplicates(
-    table: pd.DataFrame, statistics: pd.DataFrame, share: float, *, seed: int,
-    of: str = "validation",
+    table: pd.DataFrame, statistics: pd.DataFrame, share: float, *, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """Copy a share of a held-out split's images into train, under other names (as in CIFAKE).
+    """Copy a share of the validation images into train, under other names (as in CIFAKE).
 
     Args:
         table: A manifest with splits.
         statistics: ``manifest.statistics`` of it.
-        share: Of the split's usable images, 0 to 1.
+        share: Of that split's usable images, 0 to 1.
         seed: Seed of the draw.
-        of: The split they are copied from.
 
     Returns:
         Both tables with the copies' rows at their end.
     """
-    copies = manifest.usable(table, of).sample(frac=share, random_state=seed)
+    copies = manifest.usable(table, "validation").sample(frac=share, random_state=seed)
     renamed = "train/copy_of/" + copies["path"]
     measured = statistics.set_index("path").loc[copies["path"]].reset_index()
     copies = copies.assign(path=renamed, split="train")
@@ -276,22 +273,19 @@ def duplicates(
     )
 
 
-def fit_on_statistics(
-    table: pd.DataFrame, statistics: pd.DataFrame, *, seed: int, held_out: str = "validation"
-) -> pd.DataFrame:
-    """Fit a forest and a nearest neighbour on train's statistics, and score a held-out split.
+def fit_on_statistics(table: pd.DataFrame, statistics: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Fit a forest and a nearest neighbour on train's statistics, and score the validation split.
 
     Args:
         table: A manifest with splits, with copies or without.
         statistics: Of the same paths.
         seed: Seed of the forest.
-        held_out: The split to score.
 
     Returns:
         Predictions table of ``random_forest`` and ``nearest_neighbour``, with ``leaked``:
         whether the image's pixels are in train, too.
     """
-    train, rows = (manifest.usable(table, split) for split in ("train", held_out))
+    train, rows = (manifest.usable(table, split) for split in ("train", "validation"))
     measured = statistics.set_index("path")[list(features.STATISTICS)]
     nearest = make_pipeline(StandardScaler(), KNeighborsClassifier(1))
     made = []

@@ -1,7 +1,7 @@
 """Tables in, axes out: ``plot_x(table, *, ax=None) -> Axes``; a grid returns a Figure.
 
-No function shows or saves. Call ``use_style()`` once at the top of a notebook. Colours and type
-are in ``style``, block diagrams of networks in ``diagrams``, pictures in ``galleries``.
+No function shows or saves. Call ``style.use_style()`` once at the top of a notebook. Colours and
+type are in ``style``, block diagrams of networks in ``diagrams``, pictures in ``galleries``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from w207lib import style
-from w207lib.diagrams import plot_architecture  # noqa: F401  (a plot like the others)
 from w207lib.schema import CLASS_NAMES, LABEL_MAP, SPLITS
-from w207lib.style import COLOURS, LINE_STYLES, MODEL_COLOURS, use_style  # noqa: F401
+from w207lib.style import COLOURS, LINE_STYLES, MODEL_COLOURS
 
 HYPERPARAMETERS = (
     "filters_1", "kernel_size_1", "filters_2", "kernel_size_2", "pool_size",
@@ -85,14 +84,8 @@ def plot_dimensions(manifest: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set(xlim=(low - room, high + room), ylim=(low - room, high + room))
     ax.set_aspect("equal", adjustable="datalim")
     side = manifest["height"].median()  # within the data, so that the line moves no limit
-    ax.axline(
-        (side, side),
-        (1.001 * side, 1.001 * side),
-        color="grey",
-        linestyle=":",
-        linewidth=1.5,
-        zorder=0,
-    )
+    dotted = {"color": "grey", "linestyle": ":", "linewidth": 1.5, "zorder": 0}
+    ax.axline((side, side), (1.001 * side, 1.001 * side), **dotted)
     ax.set(xlabel="width (pixels)", ylabel="height (pixels)")
     style.legend_above(ax, title="dotted: square · area: images")
     return ax
@@ -349,23 +342,16 @@ def plot_score_histogram(
     return ax
 
 
-def plot_trials(
-    trials: pd.DataFrame,
-    hyperparameters: Sequence[str] = HYPERPARAMETERS,
-    *,
-    objective: str = "validation accuracy",
-) -> Figure:
+def plot_trials(trials: pd.DataFrame) -> Figure:
     """Draw a search's score against each hyperparameter, and in the order of the trials.
 
     Args:
-        trials: One row a trial, with ``trial``, ``score`` (higher is better) and
-            ``hyperparameters``; a failed trial's score is NaN.
-        hyperparameters: One panel each.
-        objective: What ``score`` is.
+        trials: One row a trial, with ``trial``, ``score`` (validation accuracy; NaN where the
+            trial failed) and ``HYPERPARAMETERS``, one panel each.
     """
-    style.require_columns(trials, ("trial", "score", *hyperparameters))
+    style.require_columns(trials, ("trial", "score", *HYPERPARAMETERS))
     trials = trials.reset_index(drop=True)
-    panels = [*hyperparameters, "trial"]
+    panels = [*HYPERPARAMETERS, "trial"]
     across = min(4, len(panels))
     down = -(-len(panels) // across)
     size = (3.9 * across, 3.4 * down + 0.4)
@@ -383,7 +369,7 @@ def plot_trials(
             ax.set_xticks(sorted(place.unique()))
         ax.set_xlabel(style.spaced(column))
         ax.margins(0.12)
-    figure.supylabel(objective, fontsize=15)
+    figure.supylabel("validation accuracy", fontsize=15)
     if best is not None:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center")
     return figure

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from w207lib import attacks, evaluate, images, models, perturb, predict, runs, train
+from w207lib import attacks, epochs, evaluate, images, models, perturb, predict, runs, train
 from w207lib.config import Profile
 from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data, Images
@@ -260,8 +260,7 @@ def _train(
             runs.write_table(place / train.HISTORY, history)
             best = int(history["val_loss"].idxmin())
             if best == epoch:
-                with runs.replacing(place / predict.WEIGHTS) as temporary:
-                    model.save(temporary)
+                epochs.save(model, place / predict.WEIGHTS)
             log.info("%s against %s: epoch %d of %d, validation loss %.4f, %.0f s", model.name,
                      condition, epoch + 1, profile.epochs, row["val_loss"], seconds)  # fmt: skip
             bar.update()

@@ -1,4 +1,4 @@
-"""Run folders: written whole or not at all, with the provenance to repeat them."""
+"""Run folders: written whole or not at all, claimed, locked and logged."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import secrets
 import shutil
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 
-from w207lib import config
+from w207lib import config, provenance
 
 TEST_LOG = "test_scorings.jsonl"
 LOG = "run.log"
@@ -185,55 +182,6 @@ def claim(root: Path, *, profile: str, data_digest: str) -> Path:
     return Path(root)
 
 
-def provenance(**facts) -> dict:
-    """Return what is needed to repeat a run.
-
-    Args:
-        **facts: More entries, such as ``seed`` and ``data_digest``.
-
-    Returns:
-        Time (UTC), commit (with ``+changes`` where the checkout differs), Python, platform,
-        processor count, backend settings and package versions, and ``facts``.
-    """
-    packages = ("w207lib", "tensorflow-cpu", "tensorflow", "jax", "torch", "keras",
-                "keras-tuner", "numpy", "pandas", "scikit-learn", "pillow")  # fmt: skip
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    settings = ("KERAS_BACKEND", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS",
-                "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")  # fmt: skip
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "environment": {name: os.environ[name] for name in settings if name in os.environ},
-        "versions": versions,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        **facts,
-    }
-
-
-def commit() -> str | None:
-    """Return the checkout's commit, ``+changes`` behind it if it differs; None outside one."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=config.home(), capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "w207lib")
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 class RunFolder:
     """A folder that appears under its name only when everything in it is written.
 
@@ -299,7 +247,7 @@ def log_test_scoring(root: Path, *, model: str, model_digest: str, data_digest: 
     path.parent.mkdir(parents=True, exist_ok=True)
     row = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"), "model": model,
-        "model_digest": model_digest, "data_digest": data_digest, "commit": commit(),
+        "model_digest": model_digest, "data_digest": data_digest, "commit": provenance.commit(),
     }  # fmt: skip
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -4,8 +4,7 @@ The band is chosen on clean validation rows alone, like the threshold it lies ar
 read as they are, so that calibrating them first (``calibration``) changes no answer. Intervals
 are 95 % (``intervals`` says how).
 
-Sources: Y. Geifman and R. El-Yaniv, NeurIPS (2017) 4878 (risk and coverage). Y. Geifman et al.,
-ICLR (2019), arXiv:1805.08206 (the area under that curve, AURC).
+Source: Y. Geifman and R. El-Yaniv, NeurIPS (2017) 4878 (risk and coverage).
 """
 
 from __future__ import annotations
@@ -132,42 +131,6 @@ def _band(predictions, model: str, band, error: float) -> Band:
     if not 0 <= low <= high <= 1:
         raise ValueError(f"selective: band ({low!r}, {high!r}); expected 0 <= low <= high <= 1.")
     return float(low), float(high)
-
-
-def risk_coverage(predictions: pd.DataFrame, *, points: int = 200) -> pd.DataFrame:
-    """Return how the error grows as less sure rows are answered too.
-
-    A row's sureness is its score's distance from the threshold, as a share of the farthest
-    possible on that side.
-
-    Args:
-        predictions: Predictions table, each model with clean validation rows.
-        points: How many points of a curve at most; the last is always that of all rows.
-
-    Returns:
-        Rows of model, split, condition, ``coverage`` in (0, 1], ``error`` among the rows
-        answered, and ``aurc``, the area under the curve: the mean of the error over the coverages
-        1/N, 2/N, …, 1 of all N rows, equally sure rows counted in the mean of their orders. A
-        point never parts equally sure rows.
-
-    Raises:
-        ValueError: The table is not a predictions table, or a model has no threshold.
-    """
-    limits, tables = thresholds(predictions), []
-    for key, table in predictions.groupby(list(KEYS), sort=False):
-        label, score = _arrays(table)
-        limit, n = limits[key[0]], len(table)
-        room = np.where(score >= limit, 1 - limit, limit)
-        sure = np.divide(np.abs(score - limit), room, out=np.ones(n), where=room > 0)
-        _, place, count = np.unique(-sure, return_inverse=True, return_counts=True)
-        wrong = (score >= limit) != (label == FAKE)
-        share = np.bincount(place, wrong) / count
-        error = np.cumsum(np.repeat(share, count)) / np.arange(1, n + 1)
-        ends = np.cumsum(count) - 1
-        ends = ends[np.unique(np.linspace(0, len(ends) - 1, points).round().astype(int))]
-        curve = {"coverage": (ends + 1) / n, "error": error[ends], "aurc": error.mean()}
-        tables.append(pd.DataFrame(dict(zip(KEYS, key, strict=True)) | curve))
-    return pd.concat(tables, ignore_index=True)
 
 
 def _arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

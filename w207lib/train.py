@@ -19,25 +19,24 @@ from w207lib import (
     accelerators,
     baselines,
     devices,
+    epochs,
     evaluate,
     features,
     manifest,
     models,
     predict,
+    provenance,
     runs,
 )
 from w207lib.config import Profile
 from w207lib.devices import quiet_keras
+from w207lib.epochs import HISTORY, LAST, read_history
 from w207lib.pipeline import Data, Images
 
 log = logging.getLogger(__name__)
 
-HISTORY = "history.csv"
-LAST = "last.keras"
 PIECES = ("micro_batch", "accumulation")
 """What ``config.json`` and ``metrics.json`` say beside the batch size where it did not fit."""
-DRAWS = 2**20
-"""More than a layer's random draws in one epoch, so that no two epochs share any."""
 
 
 def fit(
@@ -154,9 +153,10 @@ def fit(
             (place / HISTORY).unlink(missing_ok=True)
             history = read_history(place)
         with accelerators.strategy(shared):
-            _train(
-                model, training, validation, profile, place, history, minutes, tensorboard,
-                pieces, shared,
+            epochs.run(
+                model, training, validation, profile, place, history, minutes=minutes,
+                tensorboard=tensorboard, pieces=pieces, shared=shared,
+                weights=class_weights(training.labels),
             )  # fmt: skip
         best = keras.models.load_model(place / predict.WEIGHTS)
         _finish(best, training, validation, data, run.configuration, place, shared)
@@ -239,15 +239,6 @@ def _set_weights(model, start: Path) -> None:
         own.assign(weight)
 
 
-def read_history(folder: Path) -> pd.DataFrame:
-    """Return a run's history, one row an epoch; empty before the first."""
-    path = Path(folder) / HISTORY
-    columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
-    if not path.is_file():
-        return pd.DataFrame(columns=columns)
-    return pd.read_csv(path, float_precision="round_trip")
-
-
 @contextmanager
 def precision_policy(precision: str):
     """Make Keras layers with this dtype policy inside a ``with`` block."""
@@ -274,93 +265,6 @@ def class_weights(labels) -> dict[int, float] | None:
     if not 0 < fakes < 1 or 0.45 <= fakes <= 0.55:
         return None
     return {0: 0.5 / (1 - fakes), 1: 0.5 / fakes}
-
-
-def _train(
-    model, training: Images, validation: Images, profile: Profile, place: Path,
-    history: pd.DataFrame, minutes: float | None, tensorboard: bool, pieces: int, shared: int,
-) -> None:  # fmt: skip
-    keras = quiet_keras()
-
-    class Keeper(keras.callbacks.Callback):
-        """Writes the history, keeps the best and the last state, stops when it is time.
-
-        All it knows is the history, so it needs no state of its own after a restart.
-        """
-
-        def on_epoch_begin(self, epoch, logs=None):
-            self.started = time.perf_counter()
-            states = [v for v in self.model.variables if v.name == "seed_generator_state"]
-            for place, state in enumerate(states):  # Keras does not save them with a model
-                state.assign([profile.seed + place, epoch * DRAWS])
-
-        def on_epoch_end(self, epoch, logs=None):
-            nonlocal history
-            seconds = time.perf_counter() - self.started
-            row = {"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}}
-            if not math.isfinite(row["val_loss"]):
-                raise ValueError(
-                    f"{model.name}: the validation loss of epoch {epoch + 1} is "
-                    f"{row['val_loss']}. Give a smaller learning rate."
-                )
-            row = pd.DataFrame([row | {"seconds": round(seconds, 3)}])
-            history = row if history.empty else pd.concat([history, row], ignore_index=True)
-            best = int(history["val_loss"].idxmin())
-            if best == len(history) - 1:
-                _save(self.model, place / predict.WEIGHTS)
-            runs.write_table(place / HISTORY, history)  # before the state, which decides
-            _save(self.model, place / LAST)
-            log.info(
-                "%s: epoch %d of %d, loss %.4f, validation loss %.4f, accuracy %.4f, %.0f s",
-                model.name, epoch + 1, profile.epochs, *history.iloc[-1][
-                    ["loss", "val_loss", "val_accuracy", "seconds"]
-                ],
-            )  # fmt: skip
-            bar.set_postfix(validation_accuracy=f"{row['val_accuracy'].iloc[0]:.3f}")
-            bar.update()
-            if _is_over(history, profile, minutes):
-                self.model.stop_training = True
-
-    done = len(history)
-    if done >= profile.epochs or (done and _is_over(history, profile, minutes)):
-        return
-    callbacks = [Keeper()]
-    if tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(place / "tensorboard"))
-    batch = profile.batch_size
-    most = accelerators.fit_evaluation(model, max(batch, 256), devices_used=shared)
-    given = training.batches(batch, shuffle_seed=profile.seed, first_epoch=done)
-    checked = validation.batches(most)
-    weights = class_weights(training.labels)
-    if pieces > 1 or shared > 1:
-        given = accelerators.parts(given, pieces=pieces, devices=shared, class_weight=weights)
-        weights = None
-    if shared > 1:
-        checked = accelerators.parts(checked, devices=shared)
-    with runs.notebook_bar(profile.epochs - done, model.name, "epoch") as bar:
-        model.fit(
-            given,
-            steps_per_epoch=training.steps(batch) * pieces,
-            validation_data=checked,
-            epochs=profile.epochs,
-            initial_epoch=done,
-            shuffle=False,  # the batches are shuffled already
-            class_weight=weights,
-            callbacks=callbacks,
-            verbose=0,
-        )
-
-
-def _is_over(history: pd.DataFrame, profile: Profile, minutes: float | None) -> bool:
-    taken = history["seconds"]
-    if minutes is not None and taken.sum() + taken.iloc[-1] > 60 * minutes:
-        return True  # the next epoch would not fit
-    return len(history) - 1 - int(history["val_loss"].idxmin()) >= profile.patience
-
-
-def _save(model, path: Path) -> None:
-    with runs.replacing(path) as temporary:
-        model.save(temporary)
 
 
 def _finish(
@@ -417,7 +321,7 @@ def write_results(
         place, recipe=facts["recipe"], image_size=data.size, threshold=threshold,
         data_digest=data.digest, **({"mirror": True} if facts.get("mirror") else {}),
     )  # fmt: skip
-    runs.write_json(place / "provenance.json", runs.provenance(seed=seed, data=data.digest))
+    runs.write_json(place / "provenance.json", provenance.gather(seed=seed, data=data.digest))
 
 
 def read_metrics(folder: Path) -> dict:

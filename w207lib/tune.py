@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import accelerators, models, runs
+from w207lib import accelerators, models, provenance, runs
 from w207lib.config import Profile
 from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data
@@ -118,7 +118,9 @@ def search(
     chosen = {name: _plain(best[name]) for name in space}
     runs.write_table(place / "trials.csv", trials)
     runs.write_json(place / "best.json", {"score": float(best["score"]), **chosen})
-    runs.write_json(place / "provenance.json", runs.provenance(seed=profile.seed, data=data.digest))
+    runs.write_json(
+        place / "provenance.json", provenance.gather(seed=profile.seed, data=data.digest)
+    )
     shutil.rmtree(place / "keras_tuner", ignore_errors=True)  # checkpoints of every trial
     return run.finish()
 

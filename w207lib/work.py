@@ -11,7 +11,7 @@ from w207lib import (
     attacks,
     robustness,
 )
-from w207lib.costs import Network
+from w207lib.network_costs import Network
 
 SAVE_RATE = 200e6
 """Bytes a second that Keras saves a network at."""

@@ -1,0 +1,58 @@
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from w207lib import publishing, report
+
+
+def change_status(finished_run, status):
+    summary = json.loads((finished_run / "summary.json").read_text())
+    summary["notebooks"]["01"]["status"] = status
+    (finished_run / "summary.json").write_text(json.dumps(summary))
+
+
+def test_publishing_copies_tables_and_no_picture(finished_run, home):
+    target = publishing.publish(finished_run)
+    assert target == home.resolve() / "results" / "tiny"
+    assert sorted(os.listdir(target)) == [
+        "history_random_forest.csv", "metrics.csv", "models.csv", "notebooks.csv",
+        "predictions.parquet", "provenance.json", "reports.csv", "test_scorings.jsonl",
+        "trials_random.csv",
+    ]  # fmt: skip
+    table = pd.read_parquet(target / "predictions.parquet")
+    assert set(table["split"]) == {"validation", "test"} and len(table) == 80
+    before = report.predictions(finished_run)
+    before = before[before["split"] != "train"].reset_index(drop=True)
+    assert np.array_equal(table["score"], before["score"])
+    provenance = json.loads((target / "provenance.json").read_text())
+    assert provenance["profile"] == "tiny" and provenance["seed"] == 207
+    assert provenance["parameters"] == {"epochs": 1} and len(provenance["data_digest"]) == 64
+    claims = pd.read_csv(target / "reports.csv")
+    assert claims["model"].tolist() == ["random_forest"]
+    assert claims["reported_accuracy"].tolist() == [0.6]
+
+
+def test_publishing_again_replaces_what_was_there(finished_run, home):
+    (publishing.publish(finished_run) / "old.csv").write_text("x")
+    assert not (publishing.publish(finished_run) / "old.csv").exists()
+    assert os.listdir(home / "results") == ["tiny"]
+
+
+@pytest.mark.parametrize("status", ["failed", "skipped", "interrupted"])
+def test_a_run_that_is_not_whole_is_refused_and_the_old_results_stay(finished_run, home, status):
+    target = publishing.publish(finished_run)
+    change_status(finished_run, status)
+    with pytest.raises(ValueError, match="notebook 01 did not finish.*--profile tiny --resume"):
+        publishing.publish(finished_run)
+    assert (target / "metrics.csv").is_file() and os.listdir(home / "results") == ["tiny"]
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.csv"])
+def test_a_folder_that_is_no_whole_run_is_refused(finished_run, home, name):
+    (finished_run / name).unlink()
+    with pytest.raises(ValueError, match=f"has no {name}, so it is no"):
+        publishing.publish(finished_run)
+    assert not (home / "results").exists()
