@@ -219,9 +219,10 @@ def _master_of(title: str, root: Path | None) -> Path:
 def _run(submission: Path, autograder: Path, minutes: float) -> list[tuple]:
     """Let ``otter run`` grade one submission; return question, points, possible, remark."""
     with tempfile.TemporaryDirectory() as scratch:
-        words = ["-m", "otter", "run", str(submission), "-a", str(autograder), "-o", scratch]
+        paths = [str(submission.resolve()), "-a", str(autograder.resolve()), "-o", scratch]
+        words = ["-m", "otter", "run", *paths, "--no-logo"]
         process = subprocess.Popen(
-            [sys.executable, *words, "--no-logo"], cwd=scratch, errors="replace",
+            [sys.executable, *words], cwd=scratch, errors="replace", stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
