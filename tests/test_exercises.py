@@ -39,6 +39,16 @@ class Made:
     wrong: dict  # question → wrong answers
 
 
+def wrong_answers(master):
+    """Return a master's wrong answers, by question."""
+    path = master.with_name(f"{master.stem}.wrong.yaml")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        text = "begin each answer with `answer: |` on a line of its own, and quote what it `says`."
+        raise AssertionError(f"{path.name} cannot be read: {text} {error}") from error
+
+
 class Pupil:
     """Stands in for Otter's notebook: notes what was to be checked."""
 
@@ -63,9 +73,8 @@ def made(tmp_path_factory):
             tests = {Path(name).stem: file.read(name).decode("utf-8") for name in inner}
         solved = nbformat.read(out / "autograder" / master.name, as_version=4)
         book = nbformat.read(student, as_version=4)
-        text = master.with_name(f"{master.stem}.wrong.yaml").read_text(encoding="utf-8")
         public = dict(book.metadata["otter"]["tests"])
-        found[master.stem] = Made(solved, book, tests, public, yaml.safe_load(text))
+        found[master.stem] = Made(solved, book, tests, public, wrong_answers(master))
     return found
 
 
@@ -161,6 +170,14 @@ def test_every_check_says_something_where_it_fails(master):
             for node in ast.walk(ast.parse(source)):
                 if isinstance(node, ast.Assert):
                     assert node.msg is not None, f"{name}: {ast.unparse(node)}"
+            waiting = None  # a sentence that is replaced before any assert could say it
+            for statement in ast.parse(source).body[0].body:
+                if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "say":
+                    assert waiting is None, f"{name}: nothing ever says {waiting}"
+                    waiting = ast.unparse(statement.value)
+                elif any(isinstance(node, ast.Assert) for node in ast.walk(statement)):
+                    waiting = None
+            assert waiting is None, f"{name}: nothing ever says {waiting}"
 
 
 # --- solutions and wrong answers ---------------------------------------------------------------
@@ -207,8 +224,9 @@ def test_an_unanswered_exercise_runs_and_every_question_says_what_is_missing(mad
     def at_check(question, env):
         seen.append(question)
         said = outcomes(made[name].public[question], env)
-        assert not any(passed for _, passed, _ in said[:1]), question
-        assert "AssertionError: " in said[0][2] and "nothing yet" in said[0][2], said[0]
+        for check, passed, message in said:  # no check may answer with an error of Python's own
+            assert not passed and "AssertionError: " in message, (question, check, message)
+        assert "nothing yet" in said[0][2], said[0]
         assert not all(passed for _, passed, _ in outcomes(made[name].tests[question], env))
 
     execute(made[name].student, at_check)
