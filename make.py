@@ -27,7 +27,7 @@ W207 = os.path.join(BIN, "w207.exe" if os.name == "nt" else "w207")
 STAMP = os.path.join(VENV, "w207-setup.json")
 LOG = os.path.join(VENV, "w207-setup.log")
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
-EXTRAS = ("app", "cloud", "dev", "export", "gpu", "slides", "vit")
+EXTRAS = ("app", "cloud", "dev", "export", "gpu", "grading", "slides", "vit")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 ELSEWHERE = ("tensorflow==2.21.*", "appnope", "colorama")  # not in the resolution on Linux
 
@@ -222,7 +222,7 @@ def get_browser():
 
 def test(arguments, marker="not slow"):
     """Run the tests, then every notebook against its stored outputs; or `pytest ARGUMENTS`."""
-    ensure("app", "dev", "export", "slides", "vit")
+    ensure("app", "dev", "export", "grading", "slides", "vit")
     if os.environ.get("CI") and not find_browser():
         get_browser()
     pytest = [PYTHON, "-m", "pytest"]
@@ -264,6 +264,8 @@ def lab(arguments):
     """Open JupyterLab on your own copy of the notebooks, in work/."""
     ensure()
     kept = copy_notebooks(os.path.join(ROOT, "notebooks"), os.path.join(ROOT, "work"))
+    mine = os.path.join(ROOT, "work", "exercises")
+    kept += copy_notebooks(os.path.join(ROOT, "exercises"), mine)
     if kept:
         print("Kept as you left them in work/ (delete one to get it fresh): " + ", ".join(kept))
     kernel = ["--sys-prefix", "--name", "w207lib", "--display-name", "Python (w207lib)"]
@@ -276,6 +278,12 @@ def notebooks(arguments):
     """Execute, strip and store the notebooks (for those who change them)."""
     ensure("dev")
     return call([W207, "notebooks", *arguments])
+
+
+def exercises(arguments):
+    """Make the student versions from exercises/masters/, or `grade FOLDER` of submissions."""
+    ensure("grading")
+    return call([PYTHON, "-m", "w207lib.exercises", *(arguments or ["build"])])
 
 
 def lint(arguments):
@@ -361,7 +369,7 @@ def constraints(arguments):
 
 
 FUNCTIONS = (setup, run, run_all, lab, test, test_full, lint, notebooks, figures, slides, app)
-FUNCTIONS += (bench, doctor, constraints, clean_env)
+FUNCTIONS += (exercises, bench, doctor, constraints, clean_env)
 TARGETS = {function.__name__.replace("_", "-"): function for function in FUNCTIONS}
 
 

@@ -324,12 +324,24 @@ def test_lab_opens_the_first_copy(make, monkeypatch):
     notebooks.mkdir()
     for name in ("01_a.ipynb", "02_b.ipynb"):
         (notebooks / name).write_text("{}")
+    (Path(make.ROOT) / "exercises").mkdir()
+    (Path(make.ROOT) / "exercises" / "01_a.ipynb").write_text("{}")
     monkeypatch.setattr(make, "ensure", lambda *extras: None)
     monkeypatch.setattr(make, "logged", calls.append)
     monkeypatch.setattr(make, "call", lambda command, **env: calls.append(command) or 0)
     assert make.main(["lab", "--no-browser"]) == 0
     assert "--sys-prefix" in calls[0] and "w207lib" in calls[0]
     assert calls[1][2:] == ["jupyterlab", os.path.join("work", "01_a.ipynb"), "--no-browser"]
+    assert os.listdir(Path(make.ROOT, "work", "exercises")) == ["01_a.ipynb"]
+
+
+@pytest.mark.parametrize(("given", "passed"), [([], ["build"]), (["grade", "in"], ["grade", "in"])])
+def test_exercises_are_built_unless_something_else_is_asked(make, monkeypatch, given, passed):
+    calls = []
+    monkeypatch.setattr(make, "ensure", lambda *extras: calls.append(extras))
+    monkeypatch.setattr(make, "call", lambda command, **env: calls.append(command) or 3)
+    assert make.main(["exercises", *given]) == 3
+    assert calls == [("grading",), [make.PYTHON, "-m", "w207lib.exercises", *passed]]
 
 
 def test_bench_says_when_it_is_empty(make, capsys):

@@ -19,7 +19,7 @@ layer  modules
        ``threshold`` · ``evaluate`` (predictions → metrics) · ``calibration`` ·
        ``selective`` · ``operating`` (points) · ``comparing`` · ``evaluation_plots`` ·
        ``claims`` (what reported numbers imply) · ``checks_plots`` ·
-       ``looks`` (at the test split)
+       ``looks`` (at the test split) · ``exercises`` (graded, by Otter-Grader)
 2      ``images`` (decoding) · ``crops`` · ``datasets`` (by name) ·
        ``shards`` (decode once) · ``manifest`` ·
        ``fetching`` (from Kaggle) · ``importing`` · ``clean`` · ``split`` ·
