@@ -244,8 +244,31 @@ def test_run_ends_with_the_sixth_notebook_and_run_all_with_the_last(
     assert calls == [["w207", "run", "--profile", "sample", *words, "--resume"]]
 
 
+@pytest.mark.parametrize("statuses", [(0, 0), (2, 0), (0, 3)])
+def test_where_there_is_room_the_notebooks_run_beside_the_tests(make, monkeypatch, capfd, statuses):
+    notebooks = Path(make.ROOT, "notebooks")
+    notebooks.mkdir()
+    (notebooks / "01_a.ipynb").write_text("{}")
+    script = Path(make.ROOT, "python")
+    script.write_text(
+        "#!/bin/sh\n"
+        f"case $3 in tests) echo tests end; exit {statuses[0]};; esac\n"
+        f"echo notebooks in $W207_RUNS; exit {statuses[1]}\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(make, "PYTHON", str(script))
+    monkeypatch.setattr(make, "ensure", lambda *extras: None)
+    monkeypatch.setattr(make, "has_room_for_two", lambda: True)
+    assert make.main(["test"]) == max(statuses)
+    said = capfd.readouterr().out
+    assert "tests end" in said and "notebooks in " in said
+    assert ("The notebooks passed" in said) == (statuses == (2, 0))
+    assert not os.path.exists(said.split("notebooks in ")[1].split("\n")[0])
+
+
 def test_both_test_commands_run_in_roots_of_their_own(make, monkeypatch):
     calls = []
+    monkeypatch.setattr(make, "has_room_for_two", lambda: False)
     notebooks = Path(make.ROOT, "notebooks")
     notebooks.mkdir()
     (notebooks / "01_a.ipynb").write_text("{}")
@@ -300,6 +323,7 @@ def test_a_failing_first_command_is_not_forgotten(make, monkeypatch, capsys):
     statuses = iter([1, 0])
     monkeypatch.setattr(make, "ensure", lambda *extras: None)
     monkeypatch.setattr(make, "names_in", lambda folder, ending: ["01.ipynb"])
+    monkeypatch.setattr(make, "has_room_for_two", lambda: False)
     monkeypatch.setattr(make, "call", lambda command, **env: next(statuses))
     assert make.main(["test"]) == 1
     assert "did not" in capsys.readouterr().out
