@@ -36,10 +36,12 @@ def test_a_black_pixel_does_not_make_a_statistic_infinite():
     assert features.statistics(pixels)["max_over_min"] == 256
 
 
-def test_the_table_has_a_row_an_image_and_is_never_without_columns():
-    row = {"path": "a", **features.statistics(np.zeros((2, 2, 3), np.uint8))}
-    assert features.table([row]).columns.tolist() == ["path", *features.STATISTICS]
-    assert features.table([]).columns.tolist() == ["path", *features.STATISTICS]
+def test_many_histograms_are_measured_as_each_image_is():
+    images = RNG.integers(0, 256, (5, 6, 7, 3), np.uint8)
+    images[0] = 9
+    counts = np.array([Image.fromarray(image).convert("L").histogram() for image in images])
+    alone = [list(features.statistics(image).values()) for image in images]
+    assert np.array_equal(features.histogram_statistics(counts), alone)
 
 
 def wave(size, across, down=0):

@@ -104,7 +104,7 @@ def test_changed_images_are_scored_anew_in_each_pass(model, images):
 
 
 def test_planted_duplicates_are_found_and_flatter_the_nearest_neighbour(learnable):
-    measured = features.table(
+    measured = pd.DataFrame(
         {"path": path, **features.statistics(pixels)}
         for path, pixels in zip(
             learnable.manifest["path"],

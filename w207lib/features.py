@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -155,8 +153,3 @@ def band_filter(images: np.ndarray, low: float, high: float) -> np.ndarray:
         levels = np.fft.irfft2(waves, s=(height, width), axes=(1, 2))
         filtered[start : start + 512] = np.clip(np.rint(levels), 0, 255)
     return filtered
-
-
-def table(rows: Iterable[dict]) -> pd.DataFrame:
-    """Gather per-image statistics, each with its ``path``, into one table."""
-    return pd.DataFrame(list(rows), columns=["path", *STATISTICS])

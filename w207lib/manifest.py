@@ -43,13 +43,13 @@ def load(dataset: Dataset, *, processes: int | None = None) -> pd.DataFrame:
     return pd.read_parquet(dataset.cache / "manifest.parquet")
 
 
-def statistics(dataset: Dataset, *, processes: int | None = None) -> pd.DataFrame:
+def statistics(dataset: Dataset) -> pd.DataFrame:
     """Return the grey-level statistics of every readable image, made with the manifest.
 
     Returns:
         Columns ``path`` and ``features.STATISTICS``, measured at the images' own sizes.
     """
-    _refresh(dataset, processes)
+    _refresh(dataset, None)
     return pd.read_parquet(dataset.cache / "statistics.parquet")
 
 
