@@ -172,6 +172,12 @@ def test_only_images_of_one_small_square_size_are_kept_decoded(dataset, tree, mo
     assert not list(dataset.cache.glob("pixels-*"))
 
 
+def test_where_the_disk_is_short_nothing_is_kept_decoded(dataset, monkeypatch):
+    monkeypatch.setattr(manifest.devices, "free_bytes", lambda path: 1_000)
+    assert len(manifest.load(dataset)) == 10
+    assert not list(dataset.cache.glob("pixels-*"))
+
+
 def test_pixels_that_a_kill_took_are_decoded_later(dataset, monkeypatch):
     monkeypatch.setattr(manifest, "CHUNK", 3)
     with monkeypatch.context() as patch:

@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 from tqdm import tqdm
 
-from w207lib import features, images, runs, schema, shards
+from w207lib import devices, features, images, runs, schema, shards
 from w207lib.datasets import Dataset, find_images
 
 CHUNK = 500  # images a task: long enough to hide the cost of sending it
@@ -109,8 +109,11 @@ def _measure(
     if processes is None:
         many = len(found) * IMAGE_SECONDS + found["size"].sum() * BYTE_SECONDS > MANY_SECONDS
         processes = joblib.cpu_count() if many else 1
+    roomy = devices.free_bytes(dataset.cache) > 2 * len(found) * 3 * shards.SMALL**2
     work = joblib.Parallel(n_jobs=processes, return_as="generator")(
-        joblib.delayed(_measure_chunk)(dataset.root, paths, path.with_suffix(".npy"))
+        joblib.delayed(_measure_chunk)(
+            dataset.root, paths, path.with_suffix(".npy") if roomy else None
+        )
         for path, paths in todo
     )
     finished = len(found) - sum(len(paths) for _, paths in todo)
@@ -139,7 +142,7 @@ def _keep_pixels(dataset: Dataset, table: pd.DataFrame, files: list[Path]) -> No
     rows = shards.readable(table)
     size = shards.small_size(rows)
     there = [path for path in files if path.is_file()]
-    if size and sum(len(np.load(path, mmap_mode="r")) for path in there) == len(rows):
+    if size and there and sum(len(np.load(path, mmap_mode="r")) for path in there) == len(rows):
         shards.keep(dataset, rows, size, map(np.load, there))
 
 
@@ -166,10 +169,11 @@ def _is_whole(path: Path, rows: int) -> bool:
         return False
 
 
-def _measure_chunk(root: Path, paths: list[str], kept: Path) -> pd.DataFrame:
+def _measure_chunk(root: Path, paths: list[str], kept: Path | None) -> pd.DataFrame:
     """Return one row an image: ``path``, its facts, and ``features.STATISTICS`` (float64).
 
-    Where all readable ones have one small square size, their pixels go to the file ``kept``.
+    Where all readable ones have one small square size, their pixels go to the file ``kept``, if
+    there is one.
     """
     measured = [_measure_image(root, path) for path in paths]
     rows = pd.DataFrame([facts for facts, _, _ in measured])
@@ -178,7 +182,7 @@ def _measure_chunk(root: Path, paths: list[str], kept: Path) -> pd.DataFrame:
     if readable:
         counts = np.array([measured[place][1] for place in readable])
         grey_levels[readable] = features.histogram_statistics(counts)
-        if shards.small_size(rows.iloc[readable]):
+        if kept and shards.small_size(rows.iloc[readable]):
             with runs.replacing(kept) as temporary:
                 np.save(temporary, np.stack([measured[place][2] for place in readable]))
     return rows.join(pd.DataFrame(grey_levels, columns=list(features.STATISTICS)))
