@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -156,14 +157,16 @@ def parts(batches, *, pieces: int = 1, devices: int = 1, class_weight: dict | No
 
 @lru_cache(maxsize=1)
 def _numpy_parts(keras):
-    class Parts(keras.utils.PyDataset):
+    base: Any = keras.utils.PyDataset
+
+    class Parts(base):
         """As ``parts`` says, without TensorFlow."""
 
         def __init__(self, batches, pieces, devices, weights):
             super().__init__(workers=1)
             self.batches, self.pieces, self.devices = batches, pieces, devices
             self.weights = np.asarray(weights, np.float32)
-            self.kept = (None, None)
+            self.kept: tuple = (None, None)
 
         @property
         def num_batches(self):

@@ -99,8 +99,8 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
         Colours compare places of one picture, not pictures.
     """
     height, width = picture.shape[:2]
-    scaled = Image.fromarray(heat).resize((width, height), Image.Resampling.BICUBIC)
-    scaled = np.asarray(scaled) / (np.abs(heat).max() or 1)
+    resized = Image.fromarray(heat).resize((width, height), Image.Resampling.BICUBIC)
+    scaled = np.asarray(resized) / (np.abs(heat).max() or 1)
     colours = np.where(scaled[..., None] > 0, _rgb("FAKE"), _rgb("REAL"))
     share = 0.65 * np.clip(np.abs(scaled), 0, 1)[..., None]
     grey = 80 + 0.68 * np.asarray(Image.fromarray(picture).convert("L"), float)[..., None]

@@ -117,7 +117,9 @@ class Detector:
         if not self.card.get("mirror"):
             return logit, heat
         turned, turned_heat = self._run(pixels[:, :, ::-1])
-        return (logit + turned) / 2, None if heat is None else (heat + turned_heat[..., ::-1]) / 2
+        if heat is None or turned_heat is None:
+            return (logit + turned) / 2, None
+        return (logit + turned) / 2, (heat + turned_heat[..., ::-1]) / 2
 
     def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         feed = {self._session.get_inputs()[0].name: pixels.astype(np.float32)}
@@ -198,7 +200,7 @@ class Detector:
         answers = iter(self._answer([view for view in views if isinstance(view, _View)]))
         for path, view in zip(paths, views, strict=True):
             name = str(path).encode(errors="backslashreplace").decode()  # not all are UTF-8
-            row = {"path": name, "score": None, "label": None}
+            row: dict = {"path": name, "score": None, "label": None}
             if isinstance(view, _View):
                 given = next(answers)
                 row |= {"score": round(given.score, 4), "label": given.label,

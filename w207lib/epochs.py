@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -48,8 +49,9 @@ def run(
         weights: Of the two classes; None where they count alike.
     """
     keras = quiet_keras()
+    base: Any = keras.callbacks.Callback
 
-    class Keeper(keras.callbacks.Callback):
+    class Keeper(base):
         """Writes the history, keeps the best and the last state, stops when it is time.
 
         All it knows is the history, so it needs no state of its own after a restart.

@@ -18,6 +18,8 @@ are multiples of 8. Nothing here sets a global seed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from w207lib.generator_parts import Convolutions, draw_batches, fit, require_images
@@ -44,7 +46,9 @@ def train(name: str, images: np.ndarray, *, seed: int = 207, **options):
         ValueError: The name is unknown, or the images have another shape or type.
     """
     _require_name(name)
-    functions = {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "gan": train_gan}
+    functions: dict[str, Callable] = {
+        "autoencoder": train_autoencoder, "diffusion": train_diffusion, "gan": train_gan,
+    }  # fmt: skip
     return functions[name](images, seed=seed, **options)
 
 

@@ -214,12 +214,12 @@ def describe(model) -> list[dict]:
     rows = []
     for layer in model.layers:
         trainable = sum(_size(weight) for weight in layer.trainable_weights)
-        output = getattr(layer, "output", None)
+        shape = getattr(getattr(layer, "output", None), "shape", ())
         rows.append(
             {
                 "name": layer.name,
                 "kind": type(layer).__name__,
-                "output_shape": tuple(output.shape[1:]) if hasattr(output, "shape") else (),
+                "output_shape": tuple(shape[1:]),
                 "parameters": layer.count_params(),
                 "trainable": trainable,
             }  # fmt: skip

@@ -47,7 +47,8 @@ def plot_strengths(table: pd.DataFrame) -> Figure:
     down = -(-len(families) // across)
     size = (3.9 * across, 3.3 * down + 0.6)
     figure, axes = style.new_grid(down, across, size, len(families), sharey=True)
-    figure.get_layout_engine().set(w_pad=0.12)  # else one panel's last tick meets the next's first
+    # Else one panel's last tick meets the next's first.
+    figure.set_layout_engine("constrained", w_pad=0.12)
     for ax, family in zip(axes, families, strict=True):
         label, neutral, falling = AXES[family]
         rows = table[table["family"] == family]

@@ -252,7 +252,7 @@ def _save(pixels: np.ndarray, target: Path) -> None:
 
 
 def _fill(file, out: np.ndarray, path: Path) -> None:
-    view, got = memoryview(out).cast("B"), 0
+    view, got = out.data.cast("B"), 0
     while got < len(view):
         count = file.readinto(view[got:])
         if not count:

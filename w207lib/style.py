@@ -54,8 +54,9 @@ def new_grid(
 
 def legend_above(ax: Axes, columns: int = 2, title: str | None = None) -> None:
     """Put the legend above the axes, where it hides nothing."""
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
-    ax.legend(**place, ncols=columns, frameon=False, title=title)
+    ax.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False, title=title
+    )
 
 
 def spaced(column: str) -> str:
