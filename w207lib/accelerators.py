@@ -324,6 +324,11 @@ def fitted(make: Callable, batch_size: int) -> tuple:
 def fit_evaluation(model, most: int = 256, *, devices_used: int = 1) -> int:
     """Return how many images can be predicted at a time: ``most``, or a half, a quarter … of it.
 
+    Args:
+        model: The network.
+        most: Images at a time, at most.
+        devices_used: Devices that share them.
+
     Raises:
         RuntimeError: Not even one fits.
     """

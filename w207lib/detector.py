@@ -106,7 +106,10 @@ class Detector:
 
         Returns:
             Log odds of FAKE before calibration, float32 ``(B,)``; and what each place adds to
-            them, ``(B, h, w)``, or None.
+            them, float32 ``(B, h, w)``, or None.
+
+        Raises:
+            ValueError: The images have another shape.
         """
         if pixels.ndim != 4 or pixels.shape[1:] != (self.size, self.size, 3):
             raise ValueError(

@@ -47,6 +47,9 @@ def run(
         pieces: Micro-batches a batch.
         shared: Devices that share each micro-batch.
         weights: Of the two classes; None where they count alike.
+
+    Raises:
+        ValueError: The validation loss is no finite number.
     """
     keras = quiet_keras()
     base: Any = keras.callbacks.Callback

@@ -75,7 +75,7 @@ def fake(
         batch_size: Images redrawn at a time.
 
     Returns:
-        uint8 of the images' shape.
+        uint8 ``(N, H, W, 3)``.
 
     Raises:
         ValueError: The name is unknown, the images have another shape or type, or a setting
@@ -125,6 +125,9 @@ def build_autoencoder(*, seed: int = 207, width: int = 32, channels: int = 12, l
 
     Returns:
         Keras model, float32 ``(B, H, W, 3)`` in [0, 255] to the same, not clipped.
+
+    Raises:
+        ValueError: ``levels`` is smaller than 2.
     """
     import keras
     from keras import layers, ops

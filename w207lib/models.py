@@ -134,6 +134,9 @@ def compile_model(
             rate; None keeps it constant.
         accumulate: Micro-batches whose mean gradient makes one update of the weights. Each
             update has the learning rate that it would have had with whole batches.
+
+    Raises:
+        ValueError: The recipe or the optimizer is unknown.
     """
     keras = quiet_keras()
     spec = find(recipe)

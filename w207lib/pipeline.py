@@ -53,7 +53,11 @@ class Images:
         return math.ceil(len(self) / batch_size)
 
     def read(self, index) -> np.ndarray:
-        """Return the images at int ``(B,)`` places among the rows; uint8 ``(B, S, S, 3)``."""
+        """Return the images at int ``(B,)`` places among the rows; uint8 ``(B, S, S, 3)``.
+
+        Raises:
+            ValueError: There are neither pixels nor shards.
+        """
         if self.pixels is not None:
             return self.pixels[index]
         if self.shards is None:

@@ -164,6 +164,9 @@ def plot_mean_spectrum(spectra: Mapping[str, np.ndarray]) -> Figure:
 
     Args:
         spectra: float ``(S, S)`` for REAL and for FAKE, as ``features.log_spectrum`` gives them.
+
+    Raises:
+        ValueError: A class is missing.
     """
     if set(spectra) != set(CLASS_NAMES):
         raise ValueError(f"spectra: received {sorted(spectra)}; expected REAL and FAKE.")
@@ -237,6 +240,9 @@ def plot_confusion(confusion: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Args:
         confusion: int ``(2, 2)`` as ``evaluate.confusion`` gives it.
+
+    Raises:
+        ValueError: The table has another shape.
     """
     if confusion.shape != (2, 2):
         raise ValueError(f"confusion: shape {confusion.shape}; expected (2, 2), from evaluate.")

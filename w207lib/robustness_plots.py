@@ -34,6 +34,9 @@ def plot_strengths(table: pd.DataFrame) -> Figure:
     Args:
         table: As ``robustness.summary`` gives it, one model and split; rows of other conditions
             than single changes are left out, but for ``clean``.
+
+    Raises:
+        ValueError: A column is missing, or there is no row of a single change.
     """
     style.require_columns(table, ("family", "strength", "specificity", "recall_fake"))
     clean = _clean(table)

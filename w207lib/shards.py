@@ -214,7 +214,13 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def needed_bytes(dataset: Dataset, table: pd.DataFrame, size: int) -> int:
-    """Return the bytes that ``build`` would write: 0 where the shards are there."""
+    """Return the bytes that ``build`` would write: 0 where the shards are there.
+
+    Args:
+        dataset: Where the files are.
+        table: Its manifest.
+        size: Side of the square images, in pixels.
+    """
     rows = readable(table)
     if find(dataset, rows, size) is not None:
         return 0
