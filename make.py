@@ -127,10 +127,11 @@ def logged(command):
     """Run an install command, its output into the log; leave with a sentence if it fails."""
     output, count, shown = "", 0, sys.stdout.isatty()
     os.makedirs(VENV, exist_ok=True)
-    piped = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
     with open(LOG, "a", encoding="utf-8", errors="replace") as log:
-        with subprocess.Popen(command, cwd=ROOT, **piped) as process:
-            for line in process.stdout:
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
+        ) as process:
+            for line in process.stdout or ():
                 log.write(line)
                 output = output[-20000:] + line
                 word, _, what = line.partition(" ")
@@ -151,8 +152,8 @@ def logged(command):
 def venv_works():
     """Say whether the environment's Python runs, has pip, and is a version we support."""
     code = f"import sys, pip; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"
-    quiet = {"stderr": subprocess.DEVNULL}
-    return os.path.exists(PYTHON) and not subprocess.call([PYTHON, "-c", code], **quiet)
+    command = [PYTHON, "-c", code]
+    return os.path.exists(PYTHON) and not subprocess.call(command, stderr=subprocess.DEVNULL)
 
 
 def ensure(*extras):
@@ -317,10 +318,14 @@ def exercises(arguments):
 
 
 def lint(arguments):
-    """Check style with ruff; `--fix` repairs what it can."""
+    """Check style with ruff and types with mypy; `--fix` repairs what ruff can."""
     ensure("dev")
-    check = call([PYTHON, "-m", "ruff", "check", *arguments])
-    return call([PYTHON, "-m", "ruff", "format", *([] if arguments else ["--check"])]) or check
+    status = [
+        call([PYTHON, "-m", "ruff", "check", *arguments]),
+        call([PYTHON, "-m", "ruff", "format", *([] if arguments else ["--check"])]),
+        call([PYTHON, "-m", "mypy"]),
+    ]
+    return next(filter(None, status), 0)
 
 
 def figures(arguments):
@@ -398,8 +403,10 @@ def constraints(arguments):
     return 0
 
 
-FUNCTIONS = (setup, run, run_all, lab, test, test_full, lint, notebooks, figures, slides, app)
-FUNCTIONS += (exercises, bench, doctor, constraints, clean_env)
+FUNCTIONS = (
+    setup, run, run_all, lab, test, test_full, lint, notebooks, figures, slides, app, exercises,
+    bench, doctor, constraints, clean_env,
+)  # fmt: skip
 TARGETS = {function.__name__.replace("_", "-"): function for function in FUNCTIONS}
 
 
@@ -408,7 +415,7 @@ def main(arguments):
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print("usage: python make.py TARGET [ARGUMENTS]    or: make TARGET [ARGS='...']\n")
         for name, function in TARGETS.items():
-            print(f"  {name:<12} {function.__doc__.splitlines()[0]}")
+            print(f"  {name:<12} {str(function.__doc__).splitlines()[0]}")
         return 0
     if arguments[0] not in TARGETS:
         sys.exit(f"make.py has no target {arguments[0]!r}; it has: {', '.join(TARGETS)}.")

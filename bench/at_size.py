@@ -174,8 +174,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             words = ["--images", "1000", "--counts", "250", "500", "1000", "--scale", "0.1",
                      "--size", "224", "--csv", str(Path(scratch) / "at_size.csv")]  # fmt: skip
-            for command in ("make", "measure"):
-                options = parser.parse_args([command, str(Path(scratch) / "tree"), *words])
+            for step in ("make", "measure"):
+                options = parser.parse_args([step, str(Path(scratch) / "tree"), *words])
                 options.function(options)
         return
     options = parser.parse_args()

@@ -43,8 +43,8 @@ def write_tree(root: Path, pictures: list[Image.Image], megapixels: float, count
     height = int(width / 1.5)
     for number in range(count):
         picture = pictures[number % len(pictures)]
-        box = rng.uniform(0, 0.2, 2) * picture.size
-        part = picture.crop((*map(int, box), *picture.size))
+        left, top = (rng.uniform(0, 0.2, 2) * picture.size).astype(int).tolist()
+        part = picture.crop((left, top, *picture.size))
         pixels = np.asarray(part.resize((width, height), Image.Resampling.BICUBIC), np.int16)
         pixels = np.clip(pixels + rng.integers(-4, 5, pixels.shape, np.int16), 0, 255)
         split = "test" if number % 10 < 2 else "train"

@@ -39,7 +39,7 @@ from w207lib import (
 
 RECIPE, SEED = "three_conv", 207
 RESULT = config.home() / "bench" / "results" / "generalisation.csv"
-WAYS = {
+WAYS: dict[str, dict | None] = {
     "one generator": {},
     "several": {},
     "several, redrawn alone": {},
@@ -86,7 +86,8 @@ def trained(way, held_out, data, profile, root, images):
         folder = root / "models"
     chosen = selection(way, held_out, data, images, profile.seed)
     own = dataclasses.replace(data, manifest=chosen)
-    folder = train.fit(RECIPE, own, profile, root / "models", name=name, images=images, **WAYS[way])
+    options = WAYS[way] or {}
+    folder = train.fit(RECIPE, own, profile, root / "models", name=name, images=images, **options)
     kept = pd.read_parquet(folder / "predictions.parquet")
     scored = predict.score_test(folder, own, None, root=root)
     return folder, own, pd.concat([kept[kept["split"] == "validation"], scored])

@@ -49,7 +49,9 @@ def ours(tree: Path, *, streamed: bool = False):
 
     from w207lib import augmentation, pipeline
 
-    data = pipeline.Data(*imported(tree), SIZE, **({"memory_limit": 0} if streamed else {}))
+    options = {"memory_limit": 0} if streamed else {}
+    dataset, table = imported(tree)
+    data = pipeline.Data(dataset, table, SIZE, **options)
     part, flips = data.split("train"), augmentation.layers(seed=1, horizontal_flip=True)
 
     def augment(pixels, labels):
@@ -109,7 +111,7 @@ def cold(tree: Path, way: str) -> None:
 
 
 def cold_rates(tree: Path, repeats: int) -> dict:
-    rates = {way: [] for way in COLD}
+    rates: dict[str, list] = {way: [] for way in COLD}
     for _ in range(repeats):
         for way in COLD:
             with tempfile.TemporaryDirectory() as home:
@@ -123,7 +125,7 @@ def cold_rates(tree: Path, repeats: int) -> dict:
 
 
 def warm_rates(tree: Path, repeats: int, seconds: float) -> dict:
-    rates = {way: [] for way in WARM}
+    rates: dict[str, list] = {way: [] for way in WARM}
     with tempfile.TemporaryDirectory() as home:
         (Path(home) / "data").mkdir()
         os.environ["W207_HOME"] = home

@@ -14,9 +14,9 @@ numbers through memory once forward and twice back, at the rate of a large array
 import argparse
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 BATCH = 128
 SHAPES = ((32, 64), (16, 64), (16, 256), (8, 128), (8, 512))
@@ -104,7 +104,7 @@ def measure(recipe: str, precision: str, threads: int, rounds: int) -> list[dict
     }  # fmt: skip
     peaks = {f"{side}×{side}, {count} channels": _convolution(tf, precision, side, count)
              for side, count in SHAPES}  # fmt: skip
-    rates = {name: [] for name in (*ways, *peaks, "memory")}
+    rates: dict[str, list] = {name: [] for name in (*ways, *peaks, "memory")}
     large = np.ones(2**25, np.float32)
     for number in range(rounds + 1):
         for name, (way, steps) in ways.items():
@@ -147,7 +147,9 @@ def _bare(keras, layer):
 
 
 def _nothing(keras):
-    class Nothing(keras.layers.Layer):
+    base: Any = keras.layers.Layer
+
+    class Nothing(base):
         def call(self, x, training=False, mask=None):
             return x
 
@@ -198,4 +200,4 @@ def _seconds(function, repeats: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -156,14 +157,16 @@ def parts(batches, *, pieces: int = 1, devices: int = 1, class_weight: dict | No
 
 @lru_cache(maxsize=1)
 def _numpy_parts(keras):
-    class Parts(keras.utils.PyDataset):
+    base: Any = keras.utils.PyDataset
+
+    class Parts(base):
         """As ``parts`` says, without TensorFlow."""
 
         def __init__(self, batches, pieces, devices, weights):
             super().__init__(workers=1)
             self.batches, self.pieces, self.devices = batches, pieces, devices
             self.weights = np.asarray(weights, np.float32)
-            self.kept = (None, None)
+            self.kept: tuple = (None, None)
 
         @property
         def num_batches(self):
@@ -320,6 +323,11 @@ def fitted(make: Callable, batch_size: int) -> tuple:
 
 def fit_evaluation(model, most: int = 256, *, devices_used: int = 1) -> int:
     """Return how many images can be predicted at a time: ``most``, or a half, a quarter … of it.
+
+    Args:
+        model: The network.
+        most: Images at a time, at most.
+        devices_used: Devices that share them.
 
     Raises:
         RuntimeError: Not even one fits.

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 from PIL import Image
@@ -75,12 +76,13 @@ def find_samples() -> list[Path]:
         first = {path.name.rsplit("_", 1)[0]: path for path in sorted(folder.glob("*.jpg"))}
         found += list(first.values())[number::2][: PICTURES // 2]  # no content in both classes
     found.sort(key=lambda path: path.name)
-    for place in importlib.util.find_spec("sklearn").submodule_search_locations:
+    package = importlib.util.find_spec("sklearn")
+    for place in (package and package.submodule_search_locations) or ():
         found.append(Path(place) / "datasets" / "images" / PHOTOGRAPH)
     return [path for path in found if path.is_file()]
 
 
-def _ask() -> list[tuple[str, str, bytes | Path]]:
+def _ask() -> list[tuple[str, str, Any]]:
     """Let a visitor upload files or choose a sample; return identity, name and content of each."""
     state = st.session_state
     state.setdefault("sample", None)
@@ -133,7 +135,7 @@ def _judge(made: detector.Detector, files: list) -> list[uploads.Judged]:
 def _show_one(made: detector.Detector, one: uploads.Judged) -> None:
     """Show all that is known of one file."""
     st.divider()
-    if one.answer is None:
+    if one.answer is None or one.picture is None or one.size is None:
         st.error("There is no verdict on this file.", icon=":material/broken_image:")
         st.text(f"{one.name}: {one.problem}.")
         return
@@ -143,7 +145,7 @@ def _show_one(made: detector.Detector, one: uploads.Judged) -> None:
         st.text(f"{one.name}, {one.size[0]}×{one.size[1]} pixels")
         _show_truth(one)
     with right:
-        _show_verdict(made, one)
+        _show_verdict(made, one.answer, one.notes)
     if one.answer.heat is not None:
         left, right = st.columns([4, 6], gap="large", vertical_alignment="center")
         with left:
@@ -170,8 +172,9 @@ def _show_truth(one: uploads.Judged) -> None:
     st.caption(f"The truth: {truth}.")
 
 
-def _show_verdict(made: detector.Detector, one: uploads.Judged) -> None:
-    answer = one.answer
+def _show_verdict(
+    made: detector.Detector, answer: detector.Answer, notes: tuple[str, ...]
+) -> None:  # fmt: skip
     why, _, unlike = answer.reason.partition("; ")
     colour = "gray" if unlike else COLOUR_WORDS[answer.label]
     st.header(f":{colour}[{_words(made, answer.label)}]", anchor=False)
@@ -182,7 +185,7 @@ def _show_verdict(made: detector.Detector, one: uploads.Judged) -> None:
             f"**Outside what this detector knows**, so the verdict is worth little: {unlike}.",
             icon=":material/explore_off:",
         )
-    for note in one.notes:
+    for note in notes:
         st.info(note, icon=":material/info:")
     st.html(app_parts.gauges(made, answer))
     st.caption(

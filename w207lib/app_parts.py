@@ -99,8 +99,8 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
         Colours compare places of one picture, not pictures.
     """
     height, width = picture.shape[:2]
-    scaled = Image.fromarray(heat).resize((width, height), Image.Resampling.BICUBIC)
-    scaled = np.asarray(scaled) / (np.abs(heat).max() or 1)
+    resized = Image.fromarray(heat).resize((width, height), Image.Resampling.BICUBIC)
+    scaled = np.asarray(resized) / (np.abs(heat).max() or 1)
     colours = np.where(scaled[..., None] > 0, _rgb("FAKE"), _rgb("REAL"))
     share = 0.65 * np.clip(np.abs(scaled), 0, 1)[..., None]
     grey = 80 + 0.68 * np.asarray(Image.fromarray(picture).convert("L"), float)[..., None]
@@ -108,7 +108,14 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def enlarge(picture: np.ndarray) -> np.ndarray:
-    """Return a small picture larger, up to 480 pixels, with its pixels to be seen."""
+    """Return a small picture larger, up to 480 pixels, with its pixels to be seen.
+
+    Args:
+        picture: uint8 ``(H, W, 3)``.
+
+    Returns:
+        uint8 ``(kH, kW, 3)``, with a whole k.
+    """
     factor = 480 // max(picture.shape[:2])
     return picture.repeat(factor, 0).repeat(factor, 1) if factor > 1 else picture
 
@@ -119,7 +126,15 @@ def square(image: Image.Image, side: int) -> Image.Image:
 
 
 def data_url(picture: np.ndarray | None, side: int) -> str | None:
-    """Return a picture as a small square that a table can show; None for none."""
+    """Return a picture as a small square that a table can show; None for none.
+
+    Args:
+        picture: uint8 ``(H, W, 3)``.
+        side: Of the square, in pixels.
+
+    Returns:
+        A ``data:`` address of a PNG file.
+    """
     if picture is None:
         return None
     buffer = io.BytesIO()

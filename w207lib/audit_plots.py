@@ -125,8 +125,9 @@ def save(numbers: dict, tables: dict[str, pd.DataFrame], folder: Path) -> list[P
     paths = []
     for name, ax in drawn.items():
         paths.append(Path(folder) / f"{name}.png")
-        ax.figure.savefig(paths[-1])
-        plt.close(ax.figure)
+        figure = ax.figure.get_figure(root=True)
+        figure.savefig(paths[-1])
+        plt.close(figure)
     return paths
 
 

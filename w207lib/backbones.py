@@ -16,7 +16,25 @@ while the backbone is tuned."""
 
 
 def transfer(keras, x, *, seed, backbone, weights, frozen, inference_norm, units, dropout):
-    """Put dense layers behind a backbone of ``keras.applications``, with its own preprocessing."""
+    """Put dense layers behind a backbone of ``keras.applications``, with its own preprocessing.
+
+    Args:
+        keras: The module.
+        x: Tensor of pixels in [0, 255], ``(B, H, W, 3)``.
+        seed: Of the dropout.
+        backbone: As ``find`` takes it.
+        weights: ``imagenet``, a file, or None for random ones.
+        frozen: Whether the backbone keeps its weights.
+        inference_norm: Whether its batch norms keep their statistics, also in training.
+        units: Of the dense layer.
+        dropout: Share of its outputs that are dropped in training.
+
+    Returns:
+        Tensor ``(B, units)``.
+
+    Raises:
+        ValueError: There is no such backbone, or it cannot have these weights.
+    """
     make = find(backbone)
     x = _preprocess(keras, x, make)
     base = _pretrained(make, weights, tuple(x.shape[1:]))

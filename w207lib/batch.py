@@ -87,7 +87,10 @@ def _run_all(
         settings.image_size, settings.batch_size, settings.precision, root,
     )  # fmt: skip
     runs.write_json(root / SUMMARY, summary)
-    failed, redone, row, stop = set(), set(), {}, None
+    failed: set[str] = set()
+    redone: set[str] = set()
+    row: dict = {}
+    stop = None
     bar = tqdm(notebooks, desc=f"profile {settings.name}", unit="notebook", position=0,
                disable=not has_terminal())  # fmt: skip
     try:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from w207lib import claims, datasets, intervals
 from w207lib.findings import Finding
@@ -19,19 +20,19 @@ from w207lib.schema import CLASS_NAMES, REAL
 ONE_IMAGE = 1e-9
 
 
-def single_class(label: Sequence[int], predicted: Sequence[int]) -> Finding:
+def single_class(label: ArrayLike, predicted: ArrayLike) -> Finding:
     """Look for a classifier that calls everything the same.
 
     Args:
         label: The truth, ``(N,)``.
         predicted: The class called, ``(N,)``.
     """
-    label, called = np.asarray(label), np.unique(predicted)
-    if len(called) > 1 or len(np.unique(label)) == 1:
+    truth, called = np.asarray(label), np.unique(predicted)
+    if len(called) > 1 or len(np.unique(truth)) == 1:
         return Finding("single_class", "fine", "more than one class is called", "")
-    share = float(np.mean(label == called[0]))
+    share = float(np.mean(truth == called[0]))
     return Finding(
-        "single_class", "severe", f"all {len(label):,} images are called class {called[0]}",
+        "single_class", "severe", f"all {len(truth):,} images are called class {called[0]}",
         f"The accuracy of {share:.3f} is then that class's share, whatever the network learned. "
         "argmax over a single column is always 0; so is a comparison that is never true.",
         "Look at the scores, not at the calls: predict.scores reads every kind of head.",
@@ -39,7 +40,7 @@ def single_class(label: Sequence[int], predicted: Sequence[int]) -> Finding:
 
 
 def agrees(
-    claimed: float, label: Sequence[int], predicted: Sequence[int], *, same_images: bool = False
+    claimed: float, label: ArrayLike, predicted: ArrayLike, *, same_images: bool = False
 ) -> Finding:
     """Compare the accuracy that a log reports with the one that the calls give.
 
@@ -50,8 +51,8 @@ def agrees(
         same_images: Whether both are of the same images and weights: then they must be equal to
             less than half an image. Otherwise the claim's 95 % interval on N images decides.
     """
-    n = len(label)
-    found = float(np.mean(np.asarray(label) == np.asarray(predicted)))
+    right = np.asarray(label) == np.asarray(predicted)
+    n, found = len(right), float(np.mean(right))
     half = 0.5 / n
     low, high = (claimed - half, claimed + half) if same_images else claims.interval(claimed, n)
     title = f"{found:.3f} from the calls, {claimed:.3f} claimed"
@@ -91,7 +92,7 @@ def labels_match(predictions: pd.DataFrame, manifest: pd.DataFrame) -> Finding:
     )  # fmt: skip
 
 
-def order_kept(labels_given: Sequence[int], labels_of_loader: Sequence[int]) -> Finding:
+def order_kept(labels_given: ArrayLike, labels_of_loader: ArrayLike) -> Finding:
     """Compare the labels that scores are set against with those that the loader gave.
 
     Args:

@@ -19,7 +19,7 @@ def judge_pictures(options) -> int:
         options.refuse("PATH is missing: files, folders or patterns, or - for a list of them")
     if options.csv == "-" and options.json == "-":
         raise ValueError("--csv - and --json - both came; only one can have the terminal.")
-    words = []
+    words: list[str] = []
     for word in options.paths:
         words += _listed() if word == "-" else [word]
     if not words:

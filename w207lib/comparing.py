@@ -81,11 +81,11 @@ def paired(
             other labels, or there is no threshold.
     """
     check_predictions(predictions)
-    tables = [_rows(predictions, model, split, condition) for model in (a, b)]
-    first, second = _matched(*tables, a, b)
+    first, second = (_rows(predictions, model, split, condition) for model in (a, b))
+    first, second = _matched(first, second, a, b)
     limits = [_limit(predictions, model, threshold) for model in (a, b)]
     fake = (first["label"] == FAKE).to_numpy()
-    scores = [table["score"].to_numpy(float) for table in (first, second)]
+    scores = first["score"].to_numpy(float), second["score"].to_numpy(float)
     right = [(score >= limit) == fake for score, limit in zip(scores, limits, strict=True)]
     groups = intervals.group_codes(first)
     wrong = [1 - hits.astype(int) for hits in right]
@@ -133,8 +133,10 @@ def compare(
             f"compare: {len(models)} model(s) with {split} × {condition} rows "
             f"({', '.join(map(str, models)) or 'none'}); expected two or more. Join their tables."
         )
-    where = {"split": split, "condition": condition, "threshold": threshold}
-    rows = [paired(predictions, *pair, **where) for pair in combinations(models, 2)]
+    rows = [
+        paired(predictions, a, b, split=split, condition=condition, threshold=threshold)
+        for a, b in combinations(models, 2)
+    ]
     table = pd.DataFrame(rows).infer_objects().reset_index(drop=True)
     return table.assign(p_holm=holm(table["p"]), p_auc_holm=holm(table["p_auc"]))
 
@@ -147,9 +149,9 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """Return Holm's step-down corrected p values, float ``(len(p),)``; NaN stays NaN."""
-    p = np.asarray(p, float)
-    order, result = np.argsort(p)[: np.isfinite(p).sum()], np.full(len(p), np.nan)
-    stepped = p[order] * np.arange(len(order), 0, -1)
+    values = np.asarray(p, float)
+    order, result = np.argsort(values)[: np.isfinite(values).sum()], np.full(len(values), np.nan)
+    stepped = values[order] * np.arange(len(order), 0, -1)
     result[order] = np.minimum(1, np.maximum.accumulate(stepped))
     return result
 

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import time
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -200,7 +201,14 @@ class Bench:
         return fitted - begun, time.perf_counter() - fitted, len(x)
 
 
-def free_memory() -> dict[str, int | None]:
+class Free(TypedDict):
+    """Free bytes of memory, as ``free_memory`` says."""
+
+    host: int
+    device: int | None
+
+
+def free_memory() -> Free:
     """Return free bytes of the machine (``host``) and of its GPU (``device``; None: none)."""
     told = devices.nvidia("memory.free")
     first = told[0].split()[0] if told else ""  # "40536 MiB"; "[N/A]" where the driver won't say

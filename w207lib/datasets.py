@@ -217,7 +217,7 @@ def _normal(name: str) -> str:
 
 def _class_by_glob(path: str, dataset: Dataset) -> str | None:
     globs = (("REAL", dataset.real), ("FAKE", dataset.fake))
-    hits = [name for name, pattern in globs if fnmatch(path, pattern)]
+    hits = [name for name, pattern in globs if pattern and fnmatch(path, pattern)]
     if len(hits) == 2:
         raise ValueError(
             f"{path} fits both --real {dataset.real!r} and --fake {dataset.fake!r}; "

@@ -106,7 +106,10 @@ class Detector:
 
         Returns:
             Log odds of FAKE before calibration, float32 ``(B,)``; and what each place adds to
-            them, ``(B, h, w)``, or None.
+            them, float32 ``(B, h, w)``, or None.
+
+        Raises:
+            ValueError: The images have another shape.
         """
         if pixels.ndim != 4 or pixels.shape[1:] != (self.size, self.size, 3):
             raise ValueError(
@@ -117,7 +120,9 @@ class Detector:
         if not self.card.get("mirror"):
             return logit, heat
         turned, turned_heat = self._run(pixels[:, :, ::-1])
-        return (logit + turned) / 2, None if heat is None else (heat + turned_heat[..., ::-1]) / 2
+        if heat is None or turned_heat is None:
+            return (logit + turned) / 2, None
+        return (logit + turned) / 2, (heat + turned_heat[..., ::-1]) / 2
 
     def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         feed = {self._session.get_inputs()[0].name: pixels.astype(np.float32)}
@@ -198,7 +203,7 @@ class Detector:
         answers = iter(self._answer([view for view in views if isinstance(view, _View)]))
         for path, view in zip(paths, views, strict=True):
             name = str(path).encode(errors="backslashreplace").decode()  # not all are UTF-8
-            row = {"path": name, "score": None, "label": None}
+            row: dict = {"path": name, "score": None, "label": None}
             if isinstance(view, _View):
                 given = next(answers)
                 row |= {"score": round(given.score, 4), "label": given.label,

@@ -128,7 +128,7 @@ def _set_devices_up() -> None:
         if "TF_FORCE_GPU_ALLOW_GROWTH" not in os.environ:
             for gpu in tf.config.list_physical_devices("GPU"):
                 tf.config.experimental.set_memory_growth(gpu, True)
-        if logical:
+        if logical and count:
             parts = [tf.config.LogicalDeviceConfiguration()] * count
             processor = tf.config.list_physical_devices("CPU")[0]
             tf.config.set_logical_device_configuration(processor, parts)

@@ -130,7 +130,8 @@ def close_hashes(hashes: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, 
         radius: 0 to 11 bits.
 
     Returns:
-        Two int64 arrays of row numbers, the first smaller than the second, each pair once.
+        Two int64 arrays ``(pairs,)`` of row numbers, the first smaller than the second, each
+        pair once.
 
     Raises:
         ValueError: The radius is larger than the words' flips can reach.

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -46,10 +47,14 @@ def run(
         pieces: Micro-batches a batch.
         shared: Devices that share each micro-batch.
         weights: Of the two classes; None where they count alike.
+
+    Raises:
+        ValueError: The validation loss is no finite number.
     """
     keras = quiet_keras()
+    base: Any = keras.callbacks.Callback
 
-    class Keeper(keras.callbacks.Callback):
+    class Keeper(base):
         """Writes the history, keeps the best and the last state, stops when it is time.
 
         All it knows is the history, so it needs no state of its own after a restart.

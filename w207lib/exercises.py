@@ -161,6 +161,9 @@ def grade(submissions: Path, root: Path | None = None, *, minutes: float = MINUT
     Returns:
         A row a submission and question, in ``COLUMNS``. A submission that could not be graded has
         one row with no points and the reason as its remark.
+
+    Raises:
+        FileNotFoundError: The folder has no notebook and no .zip file.
     """
     from tqdm import tqdm
 

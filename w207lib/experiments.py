@@ -15,7 +15,7 @@ from w207lib.config import Profile
 from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data
 
-LARGE = (
+LARGE: tuple[tuple[str, str, dict], ...] = (
     ("custom_cnn", "custom_cnn", {}),
     ("w207_simple-400", "w207_simple", {}),
     ("w207_tuned-400", "w207_tuned", {}),

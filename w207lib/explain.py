@@ -98,7 +98,8 @@ def grad_cam(
             f"model {model.name} has no layer {'/'.join(path)}; its last feature maps are those of "
             f"{'/'.join(last_convolution(model))}."
         )
-    tap, original = {"change": None}, tapped.call
+    tap: dict = {"change": None}
+    original = tapped.call
 
     def call(*args, **kwargs):
         output = original(*args, **kwargs)

@@ -101,6 +101,9 @@ def plot_mean_maps(means: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
     Args:
         means: By the method's name, what ``maps.mean_by_class`` gives.
+
+    Raises:
+        ValueError: There is no map of either class.
     """
     names = [name for name in CLASS_NAMES if any(name in mean for mean in means.values())]
     if not names:
@@ -158,6 +161,9 @@ def plot_band_scores(
     Args:
         scores: Rows of one model and split from ``evaluate.score``, one a condition.
         bands: By name, their limits, to name the conditions ``band:<low>-<high>``.
+
+    Raises:
+        ValueError: A column is missing, or a condition occurs twice.
     """
     columns = [f"{m}{end}" for m in ("accuracy", "roc_auc") for end in ("", "_low", "_high")]
     style.require_columns(scores, ("condition", *columns))

@@ -174,7 +174,7 @@ def measure(
     test |= _share("outside", (judged["status"] == "outside").to_numpy(), groups)
     test["brier"] = _plain(metrics.brier_score_loss(rows["label"], judged["score"]))
     test["log_loss"] = _plain(metrics.log_loss(rows["label"], judged["score"]))
-    found = {"test": test, "parts": _parts(made, rows, judged, groups), "photographs": {}}
+    found: dict = {"test": test, "parts": _parts(made, rows, judged, groups), "photographs": {}}
     small = pipeline.load_pixels(data.dataset, rows, made.size)
     inside = outside.distance(small, made.card["outside"])
     for name in photographs:
@@ -190,7 +190,7 @@ def measure(
         small = pipeline.load_pixels(dataset, table, made.size)
         distance = outside.distance(small, made.card["outside"])
         unlike = np.r_[np.zeros(len(inside)), np.ones(len(distance))]
-        entry = {"n": len(table)}
+        entry: dict = {"n": len(table)}
         entry |= _share("accused", (judged["label"] == "FAKE").to_numpy(), groups)
         entry |= _share("unsure", (judged["label"] == "UNSURE").to_numpy(), groups)
         entry |= _share("outside", (judged["status"] == "outside").to_numpy(), groups)
@@ -269,7 +269,7 @@ def _judge(made: detector.Detector, dataset, rows: pd.DataFrame) -> pd.DataFrame
     return detector.as_table(made.judge(dataset.root / path for path in rows["path"]))
 
 
-def _share(name: str, hits: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+def _share(name: str, hits: np.ndarray, groups: np.ndarray) -> dict[str, float | None]:
     low, high = intervals.proportion(hits, groups)
     share = float(np.mean(hits)) if len(hits) else float("nan")
     return {name: _plain(share), f"{name}_low": _plain(low), f"{name}_high": _plain(high)}

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from PIL.JpegImagePlugin import get_sampling
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
@@ -195,9 +195,8 @@ def encoder(path: Path) -> tuple[str, Callable[[np.ndarray], bytes]]:
         ``.jpg`` or ``.png``, and a function from uint8 ``(H, W, 3)`` to the file's bytes.
     """
     with Image.open(path) as example:
-        if example.format != "JPEG":
-            options = {"format": "PNG"}
-        else:
+        options: dict = {"format": "PNG"}
+        if isinstance(example, JpegImageFile) and example.format == "JPEG":
             options = {
                 "format": "JPEG", "qtables": example.quantization,
                 "subsampling": get_sampling(example),

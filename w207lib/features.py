@@ -88,8 +88,8 @@ def log_spectrum(images: np.ndarray) -> np.ndarray:
             f"spectra: images of shape {images.shape} came; expected (N, S, S, 3) with N ≥ 1. "
             "Resize them to one square size first."
         )
-    window = np.hanning(images.shape[1])
-    window = np.outer(window, window)
+    side = np.hanning(images.shape[1])
+    window = np.outer(side, side)
     total = np.zeros(images.shape[1:3])
     for start in range(0, len(images), 512):
         levels = grey(images[start : start + 512]).astype(float)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from w207lib.devices import quiet_keras
 
-keras = quiet_keras()
+PyDataset: Any = quiet_keras().utils.PyDataset
 
 
-class Batches(keras.utils.PyDataset):
+class Batches(PyDataset):
     """Batches of images, in order, or in passes without end that are shuffled anew.
 
     The next batch is read while the network works on this one. A batch depends on its number
@@ -32,8 +33,8 @@ class Batches(keras.utils.PyDataset):
         self.read, self.labels, self.batch = read, labels, batch_size
         self.seed, self.first = shuffle_seed, first_epoch
         self.steps = math.ceil(len(labels) / batch_size)
-        self.order = (None, np.arange(len(labels)))
-        self.ahead = (None, None)
+        self.order: tuple = (None, np.arange(len(labels)))
+        self.ahead: tuple = (None, None)
         self.reader = ThreadPoolExecutor(1)
 
     @property

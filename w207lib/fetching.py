@@ -78,7 +78,7 @@ def fetch_kaggle(handle: str, folder: Path, name: str) -> tuple[Path, dict]:
             f"later, or {_by_hand(handle, name)}."
         )
     _verify(handle, partial, checksum)
-    facts = {
+    facts: dict = {
         "handle": f"{owner}/{dataset}/versions/{version}", "bytes": _size(partial),
         "checksum": checksum, "licence": answer.license_name or "not named",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -146,8 +146,8 @@ def _client(handle: str, name: str):
     from kagglehub import clients
 
     class Patient(requests.adapters.HTTPAdapter):
-        def send(self, request, **options):
-            return super().send(request, **options | {"timeout": TIMEOUT})
+        def send(self, request, stream=False, timeout=None, *rest, **options):
+            return super().send(request, stream, TIMEOUT, *rest, **options)
 
     logging.getLogger("kagglehub").setLevel(logging.ERROR)
     with contextlib.ExitStack() as stack:

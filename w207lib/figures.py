@@ -44,9 +44,10 @@ def find() -> dict[str, Spec]:
     home, found = config.home(), {}
     for name, (function, sources, of_run, needs) in drawings.DRAWINGS.items():
         if not of_run:
-            paths = [next(iter(sorted(home.glob(source))), None) for source in sources]
-            if all(paths):
-                found[name] = Spec(function, tuple(p.relative_to(home).as_posix() for p in paths))
+            firsts = [sorted(home.glob(source))[:1] for source in sources]
+            if all(firsts):
+                files = tuple(first.relative_to(home).as_posix() for (first,) in firsts)
+                found[name] = Spec(function, files)
             continue
         for folder in sorted(config.results_root().glob("*/")):
             if all((folder / source).is_file() for source in (*sources, *needs)):

@@ -93,7 +93,7 @@ def outcome_gallery(outcomes: Mapping[str, Sequence[tuple[np.ndarray, str]]]) ->
     width, height = 2 * max(1.6 * columns, 4.2), 2 * (1.95 * rows + 0.5)
     blank, spare = new_grid(1, 1, (width, height))
     spare[0].remove()
-    for part, name in zip(blank.subfigures(2, 2).flat, OUTCOMES, strict=True):
+    for part, name in zip(np.array(blank.subfigures(2, 2)).flat, OUTCOMES, strict=True):
         actual, predicted = name.split(", predicted ")
         right = actual.endswith(predicted)
         part.set_facecolor("#F1F6F1" if right else "#FBF0F0")

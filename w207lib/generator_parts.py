@@ -47,7 +47,19 @@ class Convolutions:
 
 
 def draw_batches(images, pair, steps, batch_size, seed):
-    """Return ``steps`` batches, each drawn by its own seed: flipped images, through ``pair``."""
+    """Return ``steps`` batches, each drawn by its own seed: flipped images, through ``pair``.
+
+    Args:
+        images: uint8 ``(N, H, W, 3)``.
+        pair: Function of a float32 batch and its random generator to what the network
+            takes and should give.
+        steps: Batches, at least 1.
+        batch_size: Images a batch, at least 1.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: ``steps`` or ``batch_size`` is smaller than 1.
+    """
     import keras
 
     if steps < 1 or batch_size < 1:
@@ -72,7 +84,8 @@ def draw_batches(images, pair, steps, batch_size, seed):
 def fit(model, images, pair, steps, batch_size, seed, loss, *, average=False):
     """Train with Adam, its rate falling from 0.001 to zero along a cosine.
 
-    With ``average`` the weights end as their moving average over some thousand steps.
+    With ``average`` the weights end as their moving average over some thousand steps. The images,
+    ``pair``, ``steps``, ``batch_size`` and ``seed`` are those of ``draw_batches``.
     """
     import keras
 

@@ -18,6 +18,8 @@ are multiples of 8. Nothing here sets a global seed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from w207lib.generator_parts import Convolutions, draw_batches, fit, require_images
@@ -44,7 +46,9 @@ def train(name: str, images: np.ndarray, *, seed: int = 207, **options):
         ValueError: The name is unknown, or the images have another shape or type.
     """
     _require_name(name)
-    functions = {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "gan": train_gan}
+    functions: dict[str, Callable] = {
+        "autoencoder": train_autoencoder, "diffusion": train_diffusion, "gan": train_gan,
+    }  # fmt: skip
     return functions[name](images, seed=seed, **options)
 
 
@@ -71,7 +75,7 @@ def fake(
         batch_size: Images redrawn at a time.
 
     Returns:
-        uint8 of the images' shape.
+        uint8 ``(N, H, W, 3)``.
 
     Raises:
         ValueError: The name is unknown, the images have another shape or type, or a setting
@@ -121,6 +125,9 @@ def build_autoencoder(*, seed: int = 207, width: int = 32, channels: int = 12, l
 
     Returns:
         Keras model, float32 ``(B, H, W, 3)`` in [0, 255] to the same, not clipped.
+
+    Raises:
+        ValueError: ``levels`` is smaller than 2.
     """
     import keras
     from keras import layers, ops

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +73,7 @@ def open_image(path: str | Path) -> tuple[Image.Image, dict]:
 
 def decode(
     data: bytes, name: str | Path, *, most_pixels: int | None = None,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
 ) -> tuple[Image.Image, dict]:  # fmt: skip
     """Decode an image file's bytes, as ``open_image`` does.
 
@@ -96,7 +95,7 @@ def decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size limit; ours follows
-            image = Image.open(io.BytesIO(data), formats=formats)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         expected = f"none of {', '.join(formats)}" if formats else "no image format"
         raise UnreadableImage(name, "corrupted", f"the content is {expected}") from None
@@ -154,7 +153,7 @@ def pixel_hash(pixels: np.ndarray) -> str:
     """Return the SHA-256 over shape and RGB bytes of a uint8 ``(H, W, 3)`` image."""
     shape = ",".join(map(str, pixels.shape)).encode()
     digest = hashlib.sha256(shape + b":")
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 

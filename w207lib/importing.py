@@ -283,7 +283,7 @@ class _StrictMember(tarfile.TarInfo):
         """Read a header, and fail unless it is whole or the end's mark."""
         try:
             return super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the stubs lack it
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"damaged at a header ({error})") from None

@@ -183,8 +183,9 @@ def _measure_chunk(root: Path, paths: list[str], kept: Path | None) -> pd.DataFr
         counts = np.array([measured[place][1] for place in readable])
         grey_levels[readable] = features.histogram_statistics(counts)
         if kept and shards.small_size(rows.iloc[readable]):
+            small = [pixels for *_, pixels in measured if pixels is not None]
             with runs.replacing(kept) as temporary:
-                np.save(temporary, np.stack([measured[place][2] for place in readable]))
+                np.save(temporary, np.stack(small))
     return rows.join(pd.DataFrame(grey_levels, columns=list(features.STATISTICS)))
 
 

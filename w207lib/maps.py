@@ -20,6 +20,9 @@ def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Returns:
         float64 ``(B,)`` in [-1, 1]: 1 where both order the pixels alike; NaN where a map has
         one value only, so that it orders nothing.
+
+    Raises:
+        ValueError: The shapes differ, or are no ``(B, H, W)``.
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.shape != second.shape or first.ndim != 3:
@@ -50,6 +53,9 @@ def plant_patch(
     Returns:
         The images, uint8, and int ``(N, 4)``: first row, first column, and the row and column
         after the last, of each texture.
+
+    Raises:
+        ValueError: The texture is larger than the images.
     """
     size = min(np.shape(images)[1:3])
     if not 1 <= side <= size:
@@ -75,6 +81,9 @@ def hit_rate(
 
     Returns:
         The share and its limits. A map with one value only has no highest point, and misses.
+
+    Raises:
+        ValueError: Maps or boxes have another shape.
     """
     maps, boxes = np.asarray(maps, float), np.asarray(boxes)
     if maps.ndim != 3 or boxes.shape != (len(maps), 4):

@@ -78,7 +78,7 @@ def weights_moved(
     """Compare a layer's weights before and after training.
 
     Args:
-        before: From ``get_weights``, copied before.
+        before: From ``get_weights``, copied before: arrays of any shapes.
         after: The same weights afterwards.
         expected: Whether they were meant to move; by default they are said to be frozen.
     """

@@ -134,6 +134,9 @@ def compile_model(
             rate; None keeps it constant.
         accumulate: Micro-batches whose mean gradient makes one update of the weights. Each
             update has the learning rate that it would have had with whole batches.
+
+    Raises:
+        ValueError: The recipe or the optimizer is unknown.
     """
     keras = quiet_keras()
     spec = find(recipe)
@@ -214,12 +217,12 @@ def describe(model) -> list[dict]:
     rows = []
     for layer in model.layers:
         trainable = sum(_size(weight) for weight in layer.trainable_weights)
-        output = getattr(layer, "output", None)
+        shape = getattr(getattr(layer, "output", None), "shape", ())
         rows.append(
             {
                 "name": layer.name,
                 "kind": type(layer).__name__,
-                "output_shape": tuple(output.shape[1:]) if hasattr(output, "shape") else (),
+                "output_shape": tuple(shape[1:]),
                 "parameters": layer.count_params(),
                 "trainable": trainable,
             }  # fmt: skip

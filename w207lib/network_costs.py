@@ -145,7 +145,13 @@ def _walk(model):
 
 
 def between(cost: Cost, low: Cost, high: Cost) -> Cost:
-    """Return a cost with the times of two others, by the multiplications."""
+    """Return a cost with the times of two others, by the multiplications.
+
+    Args:
+        cost: A network's sizes; its times are not read.
+        low: Of a measured network with fewer multiplications.
+        high: Of one with more.
+    """
     share = (cost.work - low.work) / max(1, high.work - low.work)
 
     def time_of(name):
@@ -157,7 +163,13 @@ def between(cost: Cost, low: Cost, high: Cost) -> Cost:
 
 
 def fitting(need: tuple[int, int], room: int, most: int) -> int:
-    """Return the largest batch that takes no more than a third of the memory; 0 if none does."""
+    """Return the largest batch that takes no more than a third of the memory; 0 if none does.
+
+    Args:
+        need: Bytes without an image, and bytes an image.
+        room: Free bytes of memory.
+        most: The largest batch asked for.
+    """
     base, each = need
     return max(0, min(most, int((room / 3 - base) // max(1, each))))
 
@@ -208,4 +220,4 @@ def _predicting(model, network: Network, cost: Cost, room: int, training: float)
         begun = time.perf_counter()
         predict.scores(model, part)
         taken.append(time.perf_counter() - begun)
-    return max(np.subtract(*taken[::-1]) / max(1, len(many) - len(few)), taken[1] / len(many) / 8)
+    return max((taken[1] - taken[0]) / max(1, len(many) - len(few)), taken[1] / len(many) / 8)

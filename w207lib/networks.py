@@ -8,7 +8,11 @@ from __future__ import annotations
 
 
 def scale(keras, x, scaling: str):
-    """Scale pixels in [0, 255] to ``[0, 1]``, to ``[-1, 1]``, or not (``none``)."""
+    """Scale pixels in [0, 255] to ``[0, 1]``, to ``[-1, 1]``, or not (``none``).
+
+    Raises:
+        ValueError: ``scaling`` is none of these.
+    """
     if scaling == "[0, 1]":
         return keras.layers.Rescaling(1 / 255)(x)
     if scaling == "[-1, 1]":

@@ -113,7 +113,7 @@ def _read(path: Path) -> Notebook:
         if "parameters" in cell.metadata.get("tags", []):
             for statement in ast.parse(cell.source).body:
                 if isinstance(statement, ast.Assign):
-                    name = statement.targets[0].id
+                    name = ast.unparse(statement.targets[0])
                     parameters[name] = ast.literal_eval(statement.value)
     needs = tuple(book.metadata.get("w207", {}).get("needs", ()))
     return Notebook(path.name[:2], path, needs, parameters)

@@ -83,7 +83,13 @@ def distance(images: np.ndarray, model: dict) -> np.ndarray:
 
 
 def scaled_too_far(width: int, height: int, side: int) -> bool:
-    """Return whether an image is far larger or smaller than the training images' side."""
+    """Return whether an image is far larger or smaller than the training images' side.
+
+    Args:
+        width: Of the image, in pixels.
+        height: Likewise.
+        side: Of the training images, in pixels.
+    """
     largest, smallest = max(width, height) / side, min(width, height) / side
     return largest > LARGEST_SCALE or smallest < 1 / LARGEST_SCALE
 

@@ -73,7 +73,7 @@ def apply(pixels: np.ndarray, condition: str, seed: int = 0) -> np.ndarray:
         seed: Seed of the noise, which also depends on the image, but not on its place.
 
     Returns:
-        uint8, shaped as ``pixels``.
+        uint8, ``(H, W, 3)`` or ``(N, H, W, 3)`` as ``pixels``.
 
     Raises:
         ValueError: As ``parse``; or ``pixels`` is no such array.

@@ -28,7 +28,7 @@ class Images:
         rows: Manifest rows, one an image.
         root: Folder that the rows' paths are relative to.
         size: Side of the square images, in pixels.
-        shards: Where the resized pixels lie.
+        shards: Where the resized pixels lie; None only where ``pixels`` are given.
         positions: int64 ``(N,)``: the rows' places in the shards.
         pixels: uint8 ``(N, S, S, 3)``, or None where they are streamed from the shards.
     """
@@ -36,7 +36,7 @@ class Images:
     rows: pd.DataFrame
     root: Path
     size: int
-    shards: Shards
+    shards: Shards | None
     positions: np.ndarray
     pixels: np.ndarray | None
 
@@ -53,9 +53,15 @@ class Images:
         return math.ceil(len(self) / batch_size)
 
     def read(self, index) -> np.ndarray:
-        """Return the images at int ``(B,)`` places among the rows; uint8 ``(B, S, S, 3)``."""
+        """Return the images at int ``(B,)`` places among the rows; uint8 ``(B, S, S, 3)``.
+
+        Raises:
+            ValueError: There are neither pixels nor shards.
+        """
         if self.pixels is not None:
             return self.pixels[index]
+        if self.shards is None:
+            raise ValueError("these images have neither pixels nor shards; expected one of them.")
         return self.shards.read(self.positions[index])
 
     def batches(self, batch_size: int, *, shuffle_seed: int | None = None, first_epoch: int = 0):

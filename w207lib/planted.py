@@ -112,9 +112,9 @@ def summary_total(model, images: Images, recipe: str) -> int:
     """
     models.compile_model(model, recipe)
     model.fit(images.read(np.arange(8)).astype(np.float32), images.labels[:8], verbose=0)
-    lines = []
+    lines: list[str] = []
     model.summary(print_fn=lambda line, **_: lines.append(line))
-    return int(re.search(r"Total params: ([\d,]+)", "\n".join(lines))[1].replace(",", ""))
+    return int(re.findall(r"Total params: ([\d,]+)", "\n".join(lines))[0].replace(",", ""))
 
 
 def frozen_too_late(

@@ -84,7 +84,7 @@ def plot_dimensions(manifest: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set(xlim=(low - room, high + room), ylim=(low - room, high + room))
     ax.set_aspect("equal", adjustable="datalim")
     side = manifest["height"].median()  # within the data, so that the line moves no limit
-    dotted = {"color": "grey", "linestyle": ":", "linewidth": 1.5, "zorder": 0}
+    dotted: dict = {"color": "grey", "linestyle": ":", "linewidth": 1.5, "zorder": 0}
     ax.axline((side, side), (1.001 * side, 1.001 * side), **dotted)
     ax.set(xlabel="width (pixels)", ylabel="height (pixels)")
     style.legend_above(ax, title="dotted: square · area: images")
@@ -164,6 +164,9 @@ def plot_mean_spectrum(spectra: Mapping[str, np.ndarray]) -> Figure:
 
     Args:
         spectra: float ``(S, S)`` for REAL and for FAKE, as ``features.log_spectrum`` gives them.
+
+    Raises:
+        ValueError: A class is missing.
     """
     if set(spectra) != set(CLASS_NAMES):
         raise ValueError(f"spectra: received {sorted(spectra)}; expected REAL and FAKE.")
@@ -237,6 +240,9 @@ def plot_confusion(confusion: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Args:
         confusion: int ``(2, 2)`` as ``evaluate.confusion`` gives it.
+
+    Raises:
+        ValueError: The table has another shape.
     """
     if confusion.shape != (2, 2):
         raise ValueError(f"confusion: shape {confusion.shape}; expected (2, 2), from evaluate.")
@@ -332,9 +338,10 @@ def plot_score_histogram(
     """
     style.require_columns(predictions, ("label", "score"))
     ax = style.new_axes(ax, (8, 5))
+    bins = np.linspace(0, 1, 41).tolist()
     for name in CLASS_NAMES:
         value = predictions.loc[predictions["label"] == LABEL_MAP[name], "score"]
-        ax.hist(value, np.linspace(0, 1, 41), histtype="stepfilled", alpha=0.5, linewidth=2,
+        ax.hist(value, bins, histtype="stepfilled", alpha=0.5, linewidth=2,
                 color=COLOURS[name], edgecolor=COLOURS[name], label=f"actual {name}")  # fmt: skip
     ax.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
     ax.set(xlabel="score, P(FAKE)", ylabel="images", xlim=(0, 1))

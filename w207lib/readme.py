@@ -73,12 +73,12 @@ def _markdown_results(folder: Path) -> str:
         interval = f"{row['test']:.3f} ({row['test_low']:.3f}–{row['test_high']:.3f})"
         name = row["model"].replace("_", "\\_")
         lines.append(f"| {name} | {count} | {' | '.join(shares)} | {interval} | {said} |")
-    count, command = int(table["n"].max()), ""
+    images, command = int(table["n"].max()), ""
     if (folder / "notebooks.csv").is_file():
         command = f"Command: `w207 run --profile {folder.name}`, "
     lines += [
         "",
-        f"{count:,} test images. {command}{'s' if command else 'S'}eed {provenance['seed']}, "
+        f"{images:,} test images. {command}{'s' if command else 'S'}eed {provenance['seed']}, "
         f"{provenance['processors']} processors, {took:.0f} minutes of training, commit "
         f"`{provenance['commit']}`.",
     ]

@@ -46,7 +46,11 @@ class RandomJpeg(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, images, training=False):
-        """Take and give float ``(B, H, W, 3)`` in [0, 255]."""
+        """Take and give float ``(B, H, W, 3)`` in [0, 255].
+
+        Raises:
+            ValueError: A side is no multiple of 16.
+        """
         if images.shape[1] % 16 or images.shape[2] % 16:
             raise ValueError(
                 f"jpeg: images of {images.shape[1]}×{images.shape[2]} pixels came; expected sides "

@@ -145,8 +145,8 @@ def scale(pixels: np.ndarray, side: int, name: str) -> np.ndarray:
     if name in PILLOW:
         return np.asarray(image.resize((side, side), PILLOW[name]))
     if name.startswith("enlarged"):
-        small = max(1, round(side / float(name.split()[1])))
-        small = image.resize((small, small), Image.Resampling.BICUBIC)
+        less = max(1, round(side / float(name.split()[1])))
+        small = image.resize((less, less), Image.Resampling.BICUBIC)
         return np.asarray(small.resize((side, side), Image.Resampling.BICUBIC))
     y, x = (((np.arange(side) + 0.5) * length / side - 0.5) for length in pixels.shape[:2])
     if name == "nearest":
@@ -168,7 +168,7 @@ def _references(side: int, contrast: int, quality: int | None, subsampling: str)
     large = side * TIMES
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(large), np.fft.rfftfreq(large), indexing="ij"))
     frequency[0, 0] = np.inf
-    scaled = {name: [] for name in FAMILIES}
+    scaled: dict[str, list] = {name: [] for name in FAMILIES}
     for _ in range(REFERENCES):
         waves = np.exp(2j * np.pi * random.random(frequency.shape)) / frequency
         levels = np.fft.irfft2(waves, s=(large, large))

@@ -89,10 +89,10 @@ def changed(model, part: Images, condition: str, *, seed: int = 0) -> np.ndarray
     if family not in ATTACKS:
         return perturb.apply(pixels, condition, seed)
     if family == "random":
-        return attacks.random_noise(pixels, strength, seed)
+        return attacks.random_noise(pixels, int(strength), seed)
     if family == "fgsm":
-        return attacks.fgsm(model, pixels, part.labels, strength)
-    return attacks.pgd(model, pixels, part.labels, strength, seed=seed)
+        return attacks.fgsm(model, pixels, part.labels, int(strength))
+    return attacks.pgd(model, pixels, part.labels, int(strength), seed=seed)
 
 
 def score_test(
@@ -215,7 +215,7 @@ def train_against(
         models.compile_model(model, recipe, learning_rate=learning_rate)
         history = _train(model, training, validation, condition, profile, place)
         model = keras.models.load_model(place / predict.WEIGHTS)
-    scored = {"name": name, "grouped": data.grouped, "seed": profile.seed}
+    scored: dict = {"name": name, "grouped": data.grouped, "seed": profile.seed}
     conditions = ["clean"] + [condition] * (condition != "clean")
     predictions = pd.concat(
         [
@@ -275,8 +275,8 @@ def _both(model, part: Images, condition: str, seed: int) -> tuple[np.ndarray, n
     return np.concatenate(pixels), np.concatenate([part.labels] * 2)
 
 
-def _check(condition: str) -> tuple[str, str | int | None]:
-    """Return a condition's family, and the filter or ε of those that are not ``perturb``'s."""
+def _check(condition: str) -> tuple[str, str]:
+    """Return a condition's family, and what stands behind the colon: a filter, an ε."""
     family, _, strength = condition.partition(":")
     if family == "resample":
         if condition not in RESAMPLING:
@@ -290,9 +290,9 @@ def _check(condition: str) -> tuple[str, str | int | None]:
                 f"condition {condition!r}: ε {strength or 'none'!r}; expected whole grey levels "
                 f"from 0 to 255, such as {family}:2."
             )
-        return family, int(strength)
+        return family, strength
     perturb.parse(condition)
-    return family, None
+    return family, strength
 
 
 def _kind(condition: str) -> dict:

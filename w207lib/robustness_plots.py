@@ -34,6 +34,9 @@ def plot_strengths(table: pd.DataFrame) -> Figure:
     Args:
         table: As ``robustness.summary`` gives it, one model and split; rows of other conditions
             than single changes are left out, but for ``clean``.
+
+    Raises:
+        ValueError: A column is missing, or there is no row of a single change.
     """
     style.require_columns(table, ("family", "strength", "specificity", "recall_fake"))
     clean = _clean(table)
@@ -47,7 +50,8 @@ def plot_strengths(table: pd.DataFrame) -> Figure:
     down = -(-len(families) // across)
     size = (3.9 * across, 3.3 * down + 0.6)
     figure, axes = style.new_grid(down, across, size, len(families), sharey=True)
-    figure.get_layout_engine().set(w_pad=0.12)  # else one panel's last tick meets the next's first
+    # Else one panel's last tick meets the next's first.
+    figure.set_layout_engine("constrained", w_pad=0.12)
     for ax, family in zip(axes, families, strict=True):
         label, neutral, falling = AXES[family]
         rows = table[table["family"] == family]

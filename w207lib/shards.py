@@ -214,7 +214,13 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def needed_bytes(dataset: Dataset, table: pd.DataFrame, size: int) -> int:
-    """Return the bytes that ``build`` would write: 0 where the shards are there."""
+    """Return the bytes that ``build`` would write: 0 where the shards are there.
+
+    Args:
+        dataset: Where the files are.
+        table: Its manifest.
+        size: Side of the square images, in pixels.
+    """
     rows = readable(table)
     if find(dataset, rows, size) is not None:
         return 0
@@ -252,7 +258,7 @@ def _save(pixels: np.ndarray, target: Path) -> None:
 
 
 def _fill(file, out: np.ndarray, path: Path) -> None:
-    view, got = memoryview(out).cast("B"), 0
+    view, got = out.data.cast("B"), 0
     while got < len(view):
         count = file.readinto(view[got:])
         if not count:

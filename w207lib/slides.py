@@ -15,6 +15,7 @@ import tempfile
 import time
 import traceback
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,7 +181,7 @@ def _number(value) -> float:
     return value
 
 
-FILTERS = {
+FILTERS: dict[str, Callable[..., str]] = {
     "percent": lambda value, digits=1: f"{100 * _number(value):.{digits}f}\N{NO-BREAK SPACE}%",
     "points": lambda value: f"{100 * _number(value):.1f}",
     "decimal": lambda value, digits=3: f"{_number(value):.{digits}f}",
@@ -234,7 +235,7 @@ def fill(text: str, known: dict) -> tuple[str, dict[str, str]]:
         return template.render(known | {"note": note}), numbers
     except (jinja2.TemplateError, ValueError, TypeError) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        places = [frame.lineno for frame in frames if frame.filename == "<template>"]
+        places = [frame.lineno or 1 for frame in frames if frame.filename == "<template>"]
         line = getattr(error, "lineno", None) or (places or [1])[-1]
         there = text.splitlines()[line - 1].strip()
         names = f"; there are {', '.join(known)}" if "is unknown" in str(error) else ""

@@ -43,7 +43,18 @@ def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 def new_grid(
     down: int, across: int, size: tuple[float, float], panels: int | None = None, **options
 ) -> tuple[Figure, np.ndarray]:
-    """Return a new white figure of ``size`` inches and its first ``panels`` axes, flat."""
+    """Return a new white figure of ``size`` inches and its first ``panels`` axes, flat.
+
+    Args:
+        down: Rows of panels.
+        across: Columns of panels.
+        size: Width and height, in inches.
+        panels: How many are used; the others are hidden. None for all.
+        **options: For ``plt.subplots``.
+
+    Returns:
+        The figure, and an object array ``(panels,)`` of axes.
+    """
     figure, axes = plt.subplots(down, across, figsize=size, layout="constrained", squeeze=False,
                                 facecolor="white", **options)  # fmt: skip
     axes = axes.ravel()
@@ -54,8 +65,9 @@ def new_grid(
 
 def legend_above(ax: Axes, columns: int = 2, title: str | None = None) -> None:
     """Put the legend above the axes, where it hides nothing."""
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
-    ax.legend(**place, ncols=columns, frameon=False, title=title)
+    ax.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False, title=title
+    )
 
 
 def spaced(column: str) -> str:

@@ -78,7 +78,7 @@ def thresholds(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def require_both_classes(label: np.ndarray, what: str) -> None:
-    """Raise ValueError unless ``label`` holds REAL and FAKE."""
+    """Raise ValueError, which begins with ``what``, unless ``label`` ``(N,)`` has both classes."""
     if len(np.unique(label)) != 2:
         only = ", ".join(CLASS_NAMES[value] for value in np.unique(label)) or "no"
         raise ValueError(f"{what}: {only} rows only; expected REAL and FAKE. Predict both classes.")

@@ -13,7 +13,7 @@ import joblib
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
-from PIL.JpegImagePlugin import get_sampling
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from tqdm import tqdm
 
 from w207lib import runs
@@ -104,7 +104,7 @@ def header_and_thumbnail(data: bytes) -> tuple[dict, np.ndarray]:
             "profile": bool(image.info.get("icc_profile")),
             "progressive": bool(image.info.get("progressive") or image.info.get("progression")),
         }  # fmt: skip
-        if image.format == "JPEG":
+        if isinstance(image, JpegImageFile) and image.format == "JPEG":  # an MPO file is one too
             tables = [list(image.quantization[k]) for k in sorted(image.quantization)]
             facts["tables"] = hashlib.sha256(json.dumps(tables).encode()).hexdigest()[:8]
             facts["quality"] = jpeg_quality(tables[0])
@@ -135,5 +135,6 @@ def _table_sums() -> np.ndarray:
     for quality in range(1, 101):
         buffer = io.BytesIO()
         Image.new("L", (8, 8)).save(buffer, "JPEG", quality=quality)
-        sums.append(sum(Image.open(buffer).quantization[0]))
+        buffer.seek(0)
+        sums.append(sum(JpegImageFile(buffer).quantization[0]))
     return np.array(sums)

@@ -347,7 +347,7 @@ def fit_baseline(
         The run folder, as ``fit`` leaves it, but for the history, and with ``model.joblib``.
     """
     name = name or baseline.replace(":", "_")
-    configuration = {
+    configuration: dict = {
         "name": name, "recipe": baseline, "seed": profile.seed, "data_digest": data.digest,
         "most_rows": profile.svm_rows if baseline == "svm" else None,
     }  # fmt: skip

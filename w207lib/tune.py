@@ -7,6 +7,7 @@ import logging
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +20,7 @@ from w207lib.train import choose_precision, precision_policy
 log = logging.getLogger(__name__)
 
 RECIPE = "w207_tuned"
-SPACE = {
+SPACE: dict[str, list] = {
     "filters_1": [16, 32, 64, 112],
     "kernel_size_1": [3, 5],
     "filters_2": [32, 64, 160],
@@ -198,7 +199,7 @@ def _tuner(
             raise keras_tuner.errors.FailedTrialError(str(error)) from None
         return models.compile_model(model, RECIPE, learning_rate=rate, accumulate=pieces)
 
-    def logging_tuner(base):
+    def logging_tuner(base: Any):
         class Tuner(base):
             """Says after each trial what came of it."""
 

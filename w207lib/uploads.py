@@ -84,7 +84,7 @@ def table(judged: Iterable[Judged]) -> pd.DataFrame:
     """Gather what was judged as ``w207 predict`` does, with ``detector.COLUMNS``."""
     rows = []
     for one in judged:
-        row = {"path": one.name, "status": "unreadable", "reason": one.problem}
+        row: dict = {"path": one.name, "status": "unreadable", "reason": one.problem}
         if one.answer:
             row |= {"score": round(one.answer.score, 4), "label": one.answer.label,
                     "status": one.answer.status, "reason": one.answer.reason}  # fmt: skip
