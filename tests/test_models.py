@@ -8,26 +8,21 @@ from w207lib import devices, models
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype("float32")
 
 COUNTS = [
-    # recipe, size, options, parameters, of them trainable
-    ("w207_simple", None, {}, 80_293_777, 80_293_777),
-    ("w207_tuned", None, {}, 75_900_129, 75_900_129),
-    ("deep_vgg", None, {}, 21_838_105, 21_836_185),
-    ("three_conv", None, {}, 355_778, 355_778),
-    ("custom_cnn", None, {}, 25_786_050, 25_785_090),
-    ("resnet101", None, {}, 43_184_258, 43_078_402),
-    ("resnet101", None, {"frozen": True}, 43_184_258, 525_570),
-    ("two_conv", None, {}, 166_977, 166_977),
-    ("bird_lotfi", None, {}, 141_345, 141_345),
-    ("compact", None, {}, 285_417, 284_553),
-    ("compact", None, {"residual": False}, 285_417 - 27 * 24, 284_553 - 27 * 24),
-    ("broad", None, {}, 250_329, 249_129),
-    ("broad", None, {"residual": True}, 250_329 + 27 * 24, 249_129 + 27 * 24),
+    # recipe, its report's own size, options, parameters, of them trainable
+    ("w207_simple", 400, {}, 80_293_777, 80_293_777),
+    ("w207_tuned", 400, {}, 75_900_129, 75_900_129),
+    ("deep_vgg", 32, {}, 21_838_105, 21_836_185),
+    ("three_conv", 32, {}, 355_778, 355_778),
+    ("custom_cnn", 224, {}, 25_786_050, 25_785_090),
+    ("resnet101", 224, {}, 43_184_258, 43_078_402),
+    ("resnet101", 224, {"frozen": True}, 43_184_258, 525_570),
+    ("two_conv", 32, {}, 166_977, 166_977),
+    ("bird_lotfi", 32, {}, 141_345, 141_345),
+    ("compact", 32, {}, 285_417, 284_553),
+    ("compact", 32, {"residual": False}, 285_417 - 27 * 24, 284_553 - 27 * 24),
+    ("broad", 32, {}, 250_329, 249_129),
+    ("broad", 32, {"residual": True}, 250_329 + 27 * 24, 249_129 + 27 * 24),
 ]
-SIZES = {
-    "w207_simple": 400, "w207_tuned": 400, "deep_vgg": 32, "three_conv": 32, "custom_cnn": 224,
-    "resnet101": 224, "two_conv": 32, "bird_lotfi": 32, "compact": 32,
-    "broad": 32,
-}  # fmt: skip
 SMALL = ["w207_simple", "w207_tuned", "three_conv", "custom_cnn", "two_conv", "bird_lotfi"]
 
 
@@ -42,11 +37,11 @@ def small(recipe, **options):
 
 @pytest.mark.parametrize(("recipe", "size", "options", "total", "trainable"), COUNTS)
 def test_a_recipe_has_its_reports_parameters(recipe, size, options, total, trainable):
-    model = models.build(recipe, size, **options)
+    model = models.build(recipe, **options)
     counted = models.parameter_counts(model)
     assert counted == {"total": total, "trainable": trainable, "frozen": total - trainable}
     assert model.count_params() == total
-    assert model.input_shape == (None, SIZES[recipe], SIZES[recipe], 3)
+    assert model.input_shape == (None, size, size, 3)
 
 
 def test_every_recipe_is_counted_here():

@@ -73,6 +73,17 @@ def test_the_stronger_the_further_from_the_image(family):
     assert 0 < far[0] < far[1] < far[2]
 
 
+@pytest.mark.parametrize("family", perturb.FAMILIES.values(), ids=perturb.FAMILIES)
+def test_a_familys_strengths_go_away_from_what_changes_nothing(family):
+    first, *_, last = family.strengths
+    if family.neutral is None:
+        assert (last < first) == family.falling
+    elif first < family.neutral < last:
+        assert not family.falling, "it changes in both directions"
+    else:
+        assert (last < first) == (first < family.neutral) == family.falling
+
+
 def test_down_and_up_again_and_blur_take_fine_detail_away():
     for condition in ("resize:0.5", "blur:1"):
         assert roughness(perturb.apply(NOISE, condition)) < 0.6 * roughness(NOISE)

@@ -15,6 +15,8 @@ import os
 import sys
 from pathlib import Path
 
+from w207lib import config
+
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--profile",
         default="sample",
         metavar="NAME",
-        help="sample, cifake, photos, art975, kaggle60k",
+        help=", ".join(config.PROFILES),
     )
     run.add_argument("--resume", action="store_true", help="leave out what is already whole")
     run.add_argument("--only", action="append", metavar="NN", help="just this one (repeatable)")
