@@ -134,7 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(
         commands, "train", "cli_train.train_recipes", "train recipes, with one seed or several"
     )
-    train.add_argument("recipes", metavar="RECIPE", nargs="+", help="networks or baselines by name")
+    train.add_argument("recipes", metavar="RECIPE", nargs="+",
+                       help="networks or baselines by name, or your own: FILE.py:NAME")  # fmt: skip
     _training_options(train)
     train.add_argument("--seeds", type=int, default=1, metavar="N",
                        help="train each N times, with the seed and the next ones (1)")  # fmt: skip

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance
 
+
 class Family(NamedTuple):
     """One kind of change.
 
