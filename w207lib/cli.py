@@ -262,8 +262,10 @@ def _parser() -> argparse.ArgumentParser:
     app.add_argument("--model", default="compact", metavar="NAME_OR_FILE",
                      help="a shipped detector, or an .onnx file (compact)")  # fmt: skip
 
-    _command(commands, "notebooks", "cli_run.store_outputs",
-             "execute the notebooks on the sample and store their outputs")  # fmt: skip
+    store = _command(commands, "notebooks", "cli_run.store_outputs",
+                     "execute the notebooks on the sample and store their outputs")  # fmt: skip
+    store.add_argument("--only", action="append", metavar="NN",
+                       help="just this one, after what it needs (repeatable)")  # fmt: skip
     _command(commands, "doctor", "cli_run.print_doctor", "say what this machine has")
     return parser
 
