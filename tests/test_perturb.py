@@ -75,13 +75,13 @@ def test_the_stronger_the_further_from_the_image(family):
 
 @pytest.mark.parametrize("family", perturb.FAMILIES.values(), ids=perturb.FAMILIES)
 def test_a_familys_strengths_go_away_from_what_changes_nothing(family):
-    first, *_, last = family.strengths
-    if family.neutral is None:
-        assert (last < first) == family.falling
-    elif first < family.neutral < last:
+    first, last = family.strengths[0], family.strengths[-1]
+    if family.neutral is not None and first < family.neutral < last:
         assert not family.falling, "it changes in both directions"
-    else:
-        assert (last < first) == (first < family.neutral) == family.falling
+        return
+    if family.neutral is not None:
+        assert (first < family.neutral) == family.falling
+    assert sorted(family.strengths, reverse=family.falling) == list(family.strengths)
 
 
 def test_down_and_up_again_and_blur_take_fine_detail_away():
