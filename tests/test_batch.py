@@ -360,6 +360,21 @@ def test_outputs_are_stored_without_a_trace_of_when_and_where(home, capfd, make_
     assert not config.runs_root().exists()
 
 
+def test_one_is_stored_alone_and_what_it_needs_is_executed(home, executed, contents, make_notebook):
+    folder = home / "notebooks"
+    make_notebook(folder, "01", "1")
+    make_notebook(folder, "02", "raise ValueError('planned')")
+    make_notebook(folder, "03", "3", needs=["01"])
+    make_notebook(folder, "04", "4", needs=["03"])
+    make_notebook(folder, "05", "5", needs=["04"])
+    before = contents(folder)
+    assert batch.store_outputs(["4"]) == [] and executed == ["01", "03", "04"]
+    changed = [name for name, text in contents(folder).items() if text != before[name]]
+    assert changed == ["04_why.ipynb"]
+    with pytest.raises(ValueError, match="there is no notebook 09; there are 01"):
+        batch.store_outputs(["09"])
+
+
 def test_nothing_is_stored_when_one_fails(four, executed, contents):
     before = contents(four)
     assert batch.store_outputs() == [

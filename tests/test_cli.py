@@ -345,6 +345,21 @@ def test_a_baseline_is_trained_and_evaluated_by_commands(capsys, imported, tmp_p
     assert scores["accuracy"].tolist() == pytest.approx(written)
 
 
+def test_a_recipe_of_ones_own_is_trained_and_tested_by_commands(
+    capsys, imported, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def flat(keras, x, *, seed):\n    return keras.ops.mean(x, (1, 2))")
+    words = ["train", "mine.py:flat", "--data", "mine", "--image-size", "8", "--epochs", "1"]
+    status, out, err = call(capsys, *words, "--seeds", "2", "--out", str(imported))
+    assert status == 0, err
+    names = sorted(path.name for path in (imported / "models").iterdir())
+    assert [name for name in names if name.startswith("flat")] == ["flat", "flat-seed208"]
+    assert call(capsys, "train", "mine.py:round", "--data", "mine")[0] == cli.EXIT_WRONG_USE
+    status, out, err = call(capsys, "evaluate", str(imported), "--test")
+    assert status == 0 and "flat-seed208" in out, err
+
+
 def test_predictions_in_a_table_are_evaluated_at_any_threshold(capsys, tmp_path):
     table = pd.DataFrame(
         {"path": list("abcd"), "label": [0, 0, 1, 1], "generator": ["real", "real", "gan", "vae"],

@@ -144,7 +144,7 @@ def questions(master):
 
 def test_each_of_the_first_eleven_notebooks_has_exercises():
     notebooks = sorted(path.name[:2] for path in (ROOT / "notebooks").glob("*.ipynb"))
-    assert [name[:2] for name in NAMES] == notebooks[:11]
+    assert set(notebooks[:11]) <= {name[:2] for name in NAMES} <= set(notebooks)
 
 
 @pytest.mark.parametrize("master", MASTERS, ids=NAMES)

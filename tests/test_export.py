@@ -71,6 +71,18 @@ def made(exported, recipe):
     return exported[recipe]
 
 
+def test_a_recipe_of_ones_own_is_exported_from_its_run_folder(learnable, tiny_profile, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def flat(keras, x, *, seed):\n    return keras.layers.Flatten()(x)\n")
+    folder = train.fit(f"{file}:flat", learnable, tiny_profile(epochs=1), tmp_path / "models")
+    file.unlink()
+    made = detector.load(
+        export.export(folder, learnable, root=tmp_path, target=tmp_path / "detectors")
+    )
+    assert made.card["recipe"] == "recipe.py:flat" and made.card["name"] == "flat"
+    assert str(tmp_path) not in (tmp_path / "detectors" / "flat.md").read_text(encoding="utf-8")
+
+
 def logits(made, part):
     return made.run(part.pixels)[0]
 

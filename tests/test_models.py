@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,26 +9,21 @@ from w207lib import devices, models
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype("float32")
 
 COUNTS = [
-    # recipe, size, options, parameters, of them trainable
-    ("w207_simple", None, {}, 80_293_777, 80_293_777),
-    ("w207_tuned", None, {}, 75_900_129, 75_900_129),
-    ("deep_vgg", None, {}, 21_838_105, 21_836_185),
-    ("three_conv", None, {}, 355_778, 355_778),
-    ("custom_cnn", None, {}, 25_786_050, 25_785_090),
-    ("resnet101", None, {}, 43_184_258, 43_078_402),
-    ("resnet101", None, {"frozen": True}, 43_184_258, 525_570),
-    ("two_conv", None, {}, 166_977, 166_977),
-    ("bird_lotfi", None, {}, 141_345, 141_345),
-    ("compact", None, {}, 285_417, 284_553),
-    ("compact", None, {"residual": False}, 285_417 - 27 * 24, 284_553 - 27 * 24),
-    ("broad", None, {}, 250_329, 249_129),
-    ("broad", None, {"residual": True}, 250_329 + 27 * 24, 249_129 + 27 * 24),
+    # recipe, its report's own size, options, parameters, of them trainable
+    ("w207_simple", 400, {}, 80_293_777, 80_293_777),
+    ("w207_tuned", 400, {}, 75_900_129, 75_900_129),
+    ("deep_vgg", 32, {}, 21_838_105, 21_836_185),
+    ("three_conv", 32, {}, 355_778, 355_778),
+    ("custom_cnn", 224, {}, 25_786_050, 25_785_090),
+    ("resnet101", 224, {}, 43_184_258, 43_078_402),
+    ("resnet101", 224, {"frozen": True}, 43_184_258, 525_570),
+    ("two_conv", 32, {}, 166_977, 166_977),
+    ("bird_lotfi", 32, {}, 141_345, 141_345),
+    ("compact", 32, {}, 285_417, 284_553),
+    ("compact", 32, {"residual": False}, 285_417 - 27 * 24, 284_553 - 27 * 24),
+    ("broad", 32, {}, 250_329, 249_129),
+    ("broad", 32, {"residual": True}, 250_329 + 27 * 24, 249_129 + 27 * 24),
 ]
-SIZES = {
-    "w207_simple": 400, "w207_tuned": 400, "deep_vgg": 32, "three_conv": 32, "custom_cnn": 224,
-    "resnet101": 224, "two_conv": 32, "bird_lotfi": 32, "compact": 32,
-    "broad": 32,
-}  # fmt: skip
 SMALL = ["w207_simple", "w207_tuned", "three_conv", "custom_cnn", "two_conv", "bird_lotfi"]
 
 
@@ -42,11 +38,11 @@ def small(recipe, **options):
 
 @pytest.mark.parametrize(("recipe", "size", "options", "total", "trainable"), COUNTS)
 def test_a_recipe_has_its_reports_parameters(recipe, size, options, total, trainable):
-    model = models.build(recipe, size, **options)
+    model = models.build(recipe, **options)
     counted = models.parameter_counts(model)
     assert counted == {"total": total, "trainable": trainable, "frozen": total - trainable}
     assert model.count_params() == total
-    assert model.input_shape == (None, SIZES[recipe], SIZES[recipe], 3)
+    assert model.input_shape == (None, size, size, 3)
 
 
 def test_every_recipe_is_counted_here():
@@ -180,6 +176,79 @@ def test_a_recipe_is_compiled_as_its_report_trained_it():
     assert models.find("w207_tuned").learning_rate == models.find("resnet101").learning_rate == 1e-4
     other = models.compile_model(small("two_conv"), "two_conv", learning_rate=0.5)
     assert float(other.optimizer.learning_rate) == 0.5
+
+
+# --- recipes of one's own ----------------------------------------------------------------
+
+OWN = """from w207lib.models import Recipe
+
+WIDTH = 3
+
+def tiny(keras, x, *, seed):
+    x = keras.layers.Conv2D(WIDTH, 3, activation="relu")(x)
+    return keras.layers.GlobalAveragePooling2D()(x)
+
+Two = Recipe(tiny, 16, "softmax", 0.5, "mine", optimizer="sgd")
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "my-recipes.py").write_text(OWN)
+    return tmp_path / "my-recipes.py"
+
+
+def test_a_function_in_a_file_of_ones_own_is_a_recipe(own):
+    model = models.build(f"{own}:tiny")
+    assert model.name == "tiny" and model.output_shape == (None, 1)
+    assert model.input_shape == (None, 32, 32, 3)
+    assert models.parameter_counts(model)["total"] == 3 * 27 + 3 + 3 + 1
+    assert inputs_to_the_network(model, "Conv2D") == pytest.approx([0, 1])
+    compiled = models.compile_model(model, f"{own}:tiny")
+    assert float(compiled.optimizer.learning_rate) == pytest.approx(1e-3)
+    assert "my-recipes.py" in models.find(f"{own}:tiny").report
+
+
+def test_a_recipe_in_a_file_of_ones_own_says_the_rest_itself(own):
+    model = models.compile_model(models.build(f"{own}:Two"), f"{own}:Two")
+    assert model.name == "two" and model.output_shape == (None, 2)
+    assert model.input_shape == (None, 16, 16, 3)
+    assert float(model.optimizer.learning_rate) == 0.5
+
+
+def test_a_file_of_ones_own_is_read_anew_each_time(own):
+    before = models.build(f"{own}:tiny").count_params()
+    own.write_text(OWN.replace("WIDTH = 3", "WIDTH = 4"))
+    assert models.build(f"{own}:tiny").count_params() > before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("Tiny", r"no function or Recipe 'Tiny'; it has tiny, Two\."), ("WIDTH", "it has tiny, Two"),
+     ("Recipe", "it has tiny, Two")],
+)  # fmt: skip
+def test_what_is_no_recipe_in_a_file_is_told_what_there_is(own, name, message):
+    with pytest.raises(ValueError, match=message):
+        models.find(f"{own}:{name}")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="there is no file .*none.py"):
+        models.find(f"{tmp_path / 'none.py'}:tiny")
+    with pytest.raises(ValueError, match="and FILE.py:NAME"):
+        models.find("none.py")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "file", "name"),
+    [("two_conv", None, "two_conv"), ("transfer:ResNet50", None, "transfer_resnet50"),
+     ("dummy:most_frequent", None, "dummy_most_frequent"), ("mine.py:Tiny", "mine.py", "tiny"),
+     ("../a b/mine.py:tiny", "../a b/mine.py", "tiny"),
+     (r"C:\x\mine.py:tiny", r"C:\x\mine.py", "tiny"), ("mine.py", None, "mine_py")],
+)  # fmt: skip
+def test_a_models_name_can_be_a_folders(recipe, file, name):
+    assert models.own_file(recipe) == (None if file is None else Path(file))
+    assert models.model_name(recipe) == name
 
 
 def test_options_change_the_network():

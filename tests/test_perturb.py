@@ -73,6 +73,17 @@ def test_the_stronger_the_further_from_the_image(family):
     assert 0 < far[0] < far[1] < far[2]
 
 
+@pytest.mark.parametrize("family", perturb.FAMILIES.values(), ids=perturb.FAMILIES)
+def test_a_familys_strengths_go_away_from_what_changes_nothing(family):
+    first, last = family.strengths[0], family.strengths[-1]
+    if family.neutral is not None and first < family.neutral < last:
+        assert not family.falling, "it changes in both directions"
+        return
+    if family.neutral is not None:
+        assert (first < family.neutral) == family.falling
+    assert sorted(family.strengths, reverse=family.falling) == list(family.strengths)
+
+
 def test_down_and_up_again_and_blur_take_fine_detail_away():
     for condition in ("resize:0.5", "blur:1"):
         assert roughness(perturb.apply(NOISE, condition)) < 0.6 * roughness(NOISE)

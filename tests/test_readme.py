@@ -1,6 +1,12 @@
+import re
+from pathlib import Path
+
 import pandas as pd
 
-from w207lib import publishing, readme, report
+from w207lib import cli, config, notebook_files, publishing, readme, report
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_gets_its_numbers_from_the_published_results(finished_run, home):
@@ -15,3 +21,30 @@ def test_the_readme_gets_its_numbers_from_the_published_results(finished_run, ho
     assert f"| dummy\\_prior | – | {' | '.join(shown)} (" in text
     assert "Report 1: 0.6 (test, cifake)" in text and "20 test images" in text
     assert readme.fill() == text
+
+
+def test_every_notebook_has_its_row_with_what_it_needs():
+    rows = re.findall(r"^\| (\d\d) \| [^|]*\? \| ([^|]*) \|", README, flags=re.MULTILINE)
+    books = notebook_files.find(ROOT / "notebooks")
+    assert [number for number, _ in rows] == [book.number for book in books]
+    assert [re.findall(r"\d\d", needs) for _, needs in rows] == [list(b.needs) for b in books]
+
+
+def test_ones_own_images_take_three_lines_and_ones_own_recipe_ten(
+    home, tmp_path, make_tree, monkeypatch, capsys
+):
+    section = re.search(r"^## Your own images.*?(?=^## )", README, re.MULTILINE | re.DOTALL)[0]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    (_, images), (language, recipe), (_, training) = blocks
+    assert language == "python" and len(images.splitlines()) == 3
+    assert len((recipe + training).splitlines()) <= 10
+    make_tree(tmp_path / "own", {"REAL": 20, "FAKE": 20}, size=32)
+    (tmp_path / "my_recipe.py").write_text(recipe)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(config.RUNS_VARIABLE, "runs")
+    add, first, evaluate = (line.split()[1:] for line in images.splitlines())
+    (second,) = (line.split()[1:] for line in training.splitlines())
+    add[-1] = "own"
+    for words in (add, [*first, "--epochs", "1"], [*second, "--epochs", "1"], evaluate):
+        assert cli.main(words) == 0, capsys.readouterr().err
+    assert re.search(r"^ *mine +test ", capsys.readouterr().out, flags=re.MULTILINE)

@@ -352,6 +352,28 @@ def test_a_wrong_recipe_or_option_leaves_nothing_under_the_name(learnable, tiny_
     assert not (tmp_path / "vgg").exists() and not (tmp_path / "two_conv").exists()
 
 
+def test_a_recipe_of_ones_own_goes_into_the_run_folder_and_makes_the_run(
+    learnable, tiny_profile, tmp_path, monkeypatch
+):
+    file = tmp_path / "mine.py"
+    source = "def flat(keras, x, *, seed):\n    return keras.layers.Flatten()(x)\n"
+    file.write_text(source)
+
+    def fit():
+        return train.fit(f"{file}:flat", learnable, tiny_profile(epochs=1), tmp_path / "models")
+
+    folder = fit()
+    assert folder == tmp_path / "models" / "flat"
+    assert set(os.listdir(folder)) == {*FILES, train.OWN_RECIPE}
+    assert (folder / train.OWN_RECIPE).read_text() == source
+    monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
+    time = (folder / "history.csv").stat().st_mtime_ns
+    assert fit() == folder and (folder / "history.csv").stat().st_mtime_ns == time
+    file.write_text(source.replace("keras.layers.Flatten", "keras.layers.GlobalMaxPooling2D"))
+    assert fit() == folder and (folder / "history.csv").stat().st_mtime_ns > time
+    assert train.read_metrics(folder)["parameters"]["total"] == 4
+
+
 def test_the_log_says_why_a_precision_was_chosen(tiny_profile, monkeypatch, caplog):
     monkeypatch.setattr(train.devices, "choose_precision", lambda: ("float32", "no GPU"))
     with caplog.at_level("INFO", "w207lib"):

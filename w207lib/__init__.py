@@ -11,11 +11,11 @@ layer  modules
        ``provenance`` · ``runs`` (run folders) ·
        ``devices`` (memory, precision) ·
        ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
-       ``features`` (image statistics, spectra) · ``outside`` · ``style`` · ``diagrams`` ·
+       ``features`` (image statistics, spectra) · ``outside`` ·
+       ``perturb`` (JPEG, blur, noise: uint8 → uint8) · ``style`` · ``diagrams`` ·
        ``plots`` (tables → axes) · ``robustness_plots`` ·
        ``comparison_plots`` · ``generalisation_plots`` · ``galleries`` (images → figures) ·
-       ``explain_plots`` · ``perturb`` (JPEG, blur, noise: uint8 → uint8) · ``intervals`` ·
-       ``maps`` (of evidence, compared) ·
+       ``explain_plots`` · ``intervals`` · ``maps`` (of evidence, compared) ·
        ``threshold`` · ``evaluate`` (predictions → metrics) · ``calibration`` ·
        ``selective`` · ``operating`` (points) · ``comparing`` · ``evaluation_plots`` ·
        ``claims`` (what reported numbers imply) · ``checks_plots`` ·

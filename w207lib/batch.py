@@ -17,7 +17,15 @@ import nbformat
 from tqdm import tqdm
 
 from w207lib import config, devices, failures, provenance, runs, signals
-from w207lib.notebook_files import Notebook, check_parameters, find, source_digest, stripped
+from w207lib.notebook_files import (
+    Notebook,
+    check_parameters,
+    choose,
+    find,
+    source_digest,
+    stripped,
+    with_needs,
+)
 
 log = logging.getLogger(__name__)
 
@@ -324,16 +332,23 @@ def _environment(values: dict[str, str]):
                 os.environ[name] = value
 
 
-def store_outputs() -> list[str]:
+def store_outputs(only: list[str] | None = None) -> list[str]:
     """Execute the notebooks on the sample and store them with their outputs.
 
     They run in a temporary run folder. Nothing is stored unless all of them finish.
 
+    Args:
+        only: Numbers of those to store; what they need is executed, too. None for all.
+
     Returns:
         A line for each notebook that failed; empty when all were stored.
+
+    Raises:
+        ValueError: A number is unknown.
     """
-    books = find()
+    stored = choose(find(), only=only)
     with tempfile.TemporaryDirectory() as scratch:
+        books = with_needs(stored, find())
         summary = run("sample", notebooks=books, out=Path(scratch) / "sample")
         failed = [
             f"notebook {number} {row['status']}: {row['error']}"
@@ -341,7 +356,7 @@ def store_outputs() -> list[str]:
             if row["status"] != "done"
         ]
         if not failed:
-            for book in books:
+            for book in stored:
                 executed = nbformat.read(summary["notebooks"][book.number]["output"], 4)
                 with runs.replacing(book.path) as temporary:
                     nbformat.write(stripped(executed, book.path), temporary)

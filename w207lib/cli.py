@@ -15,6 +15,8 @@ import os
 import sys
 from pathlib import Path
 
+from w207lib import config
+
 EXIT_WRONG_USE = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--profile",
         default="sample",
         metavar="NAME",
-        help="sample, cifake, photos, art975, kaggle60k",
+        help=", ".join(config.PROFILES),
     )
     run.add_argument("--resume", action="store_true", help="leave out what is already whole")
     run.add_argument("--only", action="append", metavar="NN", help="just this one (repeatable)")
@@ -132,7 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(
         commands, "train", "cli_train.train_recipes", "train recipes, with one seed or several"
     )
-    train.add_argument("recipes", metavar="RECIPE", nargs="+", help="networks or baselines by name")
+    train.add_argument("recipes", metavar="RECIPE", nargs="+",
+                       help="networks or baselines by name, or your own: FILE.py:NAME")  # fmt: skip
     _training_options(train)
     train.add_argument("--seeds", type=int, default=1, metavar="N",
                        help="train each N times, with the seed and the next ones (1)")  # fmt: skip
@@ -259,8 +262,10 @@ def _parser() -> argparse.ArgumentParser:
     app.add_argument("--model", default="compact", metavar="NAME_OR_FILE",
                      help="a shipped detector, or an .onnx file (compact)")  # fmt: skip
 
-    _command(commands, "notebooks", "cli_run.store_outputs",
-             "execute the notebooks on the sample and store their outputs")  # fmt: skip
+    store = _command(commands, "notebooks", "cli_run.store_outputs",
+                     "execute the notebooks on the sample and store their outputs")  # fmt: skip
+    store.add_argument("--only", action="append", metavar="NN",
+                       help="just this one, after what it needs (repeatable)")  # fmt: skip
     _command(commands, "doctor", "cli_run.print_doctor", "say what this machine has")
     return parser
 

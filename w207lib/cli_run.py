@@ -76,7 +76,7 @@ def _dry_run(options, notebooks, parameters, root) -> int:
 
 def store_outputs(options) -> int:
     """Execute the notebooks on the sample and store their outputs."""
-    failed = batch.store_outputs()
+    failed = batch.store_outputs(options.only)
     for line in failed:
         print(f"w207: {line}", file=sys.stderr)
     print("nothing was stored" if failed else "outputs stored in notebooks/")

@@ -78,7 +78,7 @@ def train_seeds(
         for recipe in recipes:
             own = dataclasses.replace(profile, seed=seed, **(paces or {}).get(recipe, {}))
             suffix = "" if seed == seeds[0] else f"-seed{seed}"
-            name = recipe.replace(":", "_").lower() + suffix
+            name = models.model_name(recipe) + suffix
             if recipe in baselines.names():
                 measured = manifest.statistics(data.dataset)
                 yield train.fit_baseline(recipe, data, measured, own, folder, name=name)

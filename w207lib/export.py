@@ -81,7 +81,7 @@ def export(
         )
     target = Path(target) if target else detector.models_folder()
     target.mkdir(parents=True, exist_ok=True)
-    configuration = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    configuration = _configuration(folder)
     with tempfile.TemporaryDirectory(dir=target, prefix=".export-") as scratch:
         path = Path(scratch) / f"{name}.onnx"
         network = _rebuild(trained, configuration)
@@ -221,6 +221,15 @@ def _parts(made: detector.Detector, rows: pd.DataFrame, judged, groups) -> list[
         row |= _share("called_fake", called, groups[at])
         found.append(row | _share("verdict_fake", verdict, groups[at]))
     return sorted(found, key=lambda row: row["generator"] != "real")
+
+
+def _configuration(folder: Path) -> dict:
+    """Return a run folder's ``config.json``; a recipe of one's own is the folder's copy of it."""
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if models.own_file(found["recipe"]):
+        name = found["recipe"].rpartition(":")[2]
+        found["recipe"] = f"{folder / train.OWN_RECIPE}:{name}"
+    return found
 
 
 def _rebuild(trained, configuration: dict):

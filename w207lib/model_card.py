@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from w207lib import detector, images, manifest, models, schema
@@ -28,7 +30,7 @@ def begin(name: str, data: Data, configuration: dict, purpose: str) -> dict:
     rows = manifest.usable(data.manifest, "train")
     return {
         "format": detector.FORMAT, "name": name, "purpose": purpose,
-        "recipe": configuration["recipe"], "parameters": None,
+        "recipe": Path(configuration["recipe"]).name, "parameters": None,
         "mirror": models.find(configuration["recipe"]).mirror,
         "epochs": configuration["epochs"], "image_size": data.size,
         "label_map": schema.LABEL_MAP, "resampling": images.RESAMPLING,

@@ -6,9 +6,13 @@ augmentation are layers, so a saved model needs nothing beside it. Only ``keras`
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from w207lib import augmentation, backbones, networks
 from w207lib.devices import quiet_keras
@@ -66,8 +70,9 @@ def build(
     """Build an uncompiled network.
 
     Args:
-        recipe: One of ``RECIPES``, or ``transfer:<Backbone>`` with the name of any
-            ``keras.applications`` backbone, or ``ViTB16`` (KerasHub's, an extra).
+        recipe: One of ``RECIPES``; or ``transfer:<Backbone>`` with the name of any
+            ``keras.applications`` backbone, or ``ViTB16`` (KerasHub's, an extra); or
+            ``FILE.py:NAME``, your own, as ``find`` says.
         image_size: Side of the square input, in pixels; None for the report's own.
         scaling: ``[0, 1]`` or ``[-1, 1]`` instead of the recipe's own.
         augment: Strengths for ``augmentation.layers``; None for no augmentation.
@@ -116,7 +121,7 @@ def build(
         ) from None
     units = 1 if spec.head == "sigmoid" else 2
     outputs = keras.layers.Dense(units, activation=spec.head, dtype="float32", name="score")(x)
-    return keras.Model(inputs, outputs, name=recipe.replace(":", "_").lower())
+    return keras.Model(inputs, outputs, name=model_name(recipe))
 
 
 def compile_model(
@@ -191,9 +196,20 @@ def _cosine(keras, rate: float, steps: int, accumulate: int):
 
 
 def find(recipe: str) -> Recipe:
-    """Return a recipe by name; ValueError if it is unknown."""
+    """Return a recipe by name.
+
+    Args:
+        recipe: One of ``RECIPES``; or ``transfer:<Backbone>``; or ``FILE.py:NAME`` with what a
+            Python file of your own calls a ``Recipe``, or the function that is its ``body``, to
+            which ``OWN`` adds the rest. The file is executed.
+
+    Raises:
+        ValueError: It is unknown, or the file has nothing of that name that is a recipe.
+    """
     if recipe in RECIPES:
         return RECIPES[recipe]
+    if own_file(recipe):
+        return _own(recipe)
     kind, _, backbone = recipe.partition(":")
     if kind == "transfer" and backbone:
         backbones.find(backbone)
@@ -203,7 +219,39 @@ def find(recipe: str) -> Recipe:
         )  # fmt: skip
     raise ValueError(
         f"recipe {recipe!r} is unknown; there are {', '.join(RECIPES)}, and transfer:<Backbone> "
-        "with a backbone of keras.applications, such as transfer:ResNet50."
+        "with a backbone of keras.applications, such as transfer:ResNet50, and FILE.py:NAME."
+    )
+
+
+def own_file(recipe: str) -> Path | None:
+    """Return the Python file of a recipe ``FILE.py:NAME``; None for any other."""
+    file, _, name = recipe.rpartition(":")
+    return Path(file) if file.endswith(".py") and name else None
+
+
+def model_name(recipe: str) -> str:
+    """Return what a model of a recipe is called, as are its folder and its rows."""
+    name = recipe.rpartition(":")[2] if own_file(recipe) else recipe
+    return re.sub(r"\W", "_", name).lower()
+
+
+def _own(recipe: str) -> Recipe:
+    path, name = own_file(recipe), recipe.rpartition(":")[2]
+    if not path.is_file():
+        raise ValueError(f"recipe {recipe!r}: there is no file {path}; expected FILE.py:NAME.")
+    made = runpy.run_path(str(path), run_name=path.stem)
+    found = made.get(name)
+    if isinstance(found, Recipe):
+        return found
+    if inspect.isfunction(found):
+        return Recipe(found, report=f"your own, in {path.name}", **OWN)
+    here = [
+        other for other, value in made.items()
+        if isinstance(value, Recipe) or getattr(value, "__module__", None) == path.stem
+    ]  # fmt: skip
+    raise ValueError(
+        f"recipe {recipe!r}: {path} has no function or Recipe {name!r}; it has "
+        f"{', '.join(here) or 'none'}."
     )
 
 
@@ -244,6 +292,8 @@ def _size(weight) -> int:
     return math.prod(int(length) for length in weight.shape)
 
 
+OWN = {"image_size": 32, "head": "sigmoid", "learning_rate": 1e-3}
+"""Of a recipe that is a function in a file of one's own."""
 RECIPES: dict[str, Recipe] = {
     "w207_simple": Recipe(
         networks.w207_simple, 400, "sigmoid", 1e-3, "Report 0",

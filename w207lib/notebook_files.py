@@ -78,6 +78,15 @@ def choose(
     return [notebook for notebook in notebooks if notebook.number in wanted]
 
 
+def with_needs(notebooks: list[Notebook], known: list[Notebook]) -> list[Notebook]:
+    """Return notebooks and, of those known, whatever they need, in order."""
+    wanted = {notebook.number for notebook in notebooks}
+    for notebook in reversed(known):  # a notebook needs earlier ones alone
+        if notebook.number in wanted:
+            wanted |= set(notebook.needs)
+    return [notebook for notebook in known if notebook.number in wanted]
+
+
 def check_parameters(notebooks: list[Notebook], parameters: dict) -> None:
     """Refuse parameters that no notebook has, or of another type.
 

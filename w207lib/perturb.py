@@ -17,19 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance
 
-CONDITIONS = (
-    "png", "jpeg:95", "jpeg:90", "jpeg:80", "jpeg:70", "jpeg:60", "jpeg:50", "jpeg:30", "jpeg:10",
-    "resize:0.75", "resize:0.5", "resize:0.25", "blur:0.5", "blur:1", "blur:2",
-    "noise:2", "noise:4", "noise:8", "noise:16", "brightness:0.8", "brightness:1.2",
-    "contrast:0.8", "contrast:1.2", "crop:0.9", "crop:0.8",
-)  # fmt: skip
-"""The standard set, one change each."""
-SOCIAL = (
-    "jpeg:90+jpeg:70", "resize:0.75+jpeg:85", "resize:0.5+jpeg:75", "crop:0.9+jpeg:80",
-    "brightness:1.2+jpeg:80",
-)  # fmt: skip
-"""Changes in a row, as when a picture is edited or scaled by a social network, then saved again."""
-
 
 class Family(NamedTuple):
     """One kind of change.
@@ -39,13 +26,21 @@ class Family(NamedTuple):
         low: Least strength.
         high: Greatest strength.
         unit: What a strength is.
-        whole: Whether it must be a whole number.
+        label: Of an axis of strengths.
+        strengths: Those of the standard set, at least one.
+        neutral: The strength that changes nothing; None where there is none.
+        falling: Whether less is stronger.
+        whole: Whether a strength must be a whole number.
     """
 
     change: Callable
     low: float
     high: float
     unit: str
+    label: str
+    strengths: tuple[float, ...]
+    neutral: float | None = None
+    falling: bool = False
     whole: bool = False
 
 
@@ -111,7 +106,7 @@ def _step(text: str) -> tuple[str, float]:
         raise ValueError(
             f"condition {text!r}: strength {given or 'none'!r}; expected {family.unit}, a "
             f"{'whole ' * family.whole}number from {family.low:g} to {family.high:g}, such as "
-            f"{name}:{next(c for c in CONDITIONS if c.startswith(name)).partition(':')[2]}."
+            f"{name}:{family.strengths[0]:g}."
         )
     return name, strength
 
@@ -177,11 +172,37 @@ def _picture(levels: np.ndarray) -> Image.Image:
 
 
 FAMILIES = {
-    "jpeg": Family(_jpeg, 1, 100, "quality", whole=True),
-    "resize": Family(_resize, 0.01, 1, "share of the side, down and up again"),
-    "blur": Family(_blur, 0.1, 20, "standard deviation in pixels"),
-    "noise": Family(_noise, 0, 128, "standard deviation in grey levels"),
-    "brightness": Family(_brightness, 0.1, 5, "factor"),
-    "contrast": Family(_contrast, 0.1, 5, "factor"),
-    "crop": Family(_crop, 0.1, 1, "share of the side that is kept"),
-}
+    "jpeg": Family(
+        _jpeg, 1, 100, "quality", "JPEG quality", (95, 90, 80, 70, 60, 50, 30, 10),
+        falling=True, whole=True,
+    ),
+    "resize": Family(
+        _resize, 0.01, 1, "share of the side, down and up again",
+        "scaled to this share and back", (0.75, 0.5, 0.25), neutral=1, falling=True,
+    ),
+    "blur": Family(
+        _blur, 0.1, 20, "standard deviation in pixels", "blur, σ in pixels", (0.5, 1, 2), neutral=0
+    ),
+    "noise": Family(
+        _noise, 0, 128, "standard deviation in grey levels", "noise, σ in grey levels",
+        (2, 4, 8, 16), neutral=0,
+    ),
+    "brightness": Family(
+        _brightness, 0.1, 5, "factor", "brightness, factor", (0.8, 1.2), neutral=1
+    ),
+    "contrast": Family(_contrast, 0.1, 5, "factor", "contrast, factor", (0.8, 1.2), neutral=1),
+    "crop": Family(
+        _crop, 0.1, 1, "share of the side that is kept", "middle share kept, scaled back",
+        (0.9, 0.8), neutral=1, falling=True,
+    ),
+}  # fmt: skip
+"""By the name in a condition; panels of figures are in this order."""
+CONDITIONS = (
+    "png", *(f"{name}:{s:g}" for name, family in FAMILIES.items() for s in family.strengths),
+)  # fmt: skip
+"""The standard set, one change each."""
+SOCIAL = (
+    "jpeg:90+jpeg:70", "resize:0.75+jpeg:85", "resize:0.5+jpeg:75", "crop:0.9+jpeg:80",
+    "brightness:1.2+jpeg:80",
+)  # fmt: skip
+"""Changes in a row, as when a picture is edited or scaled by a social network, then saved again."""

@@ -194,7 +194,7 @@ def train_against(
         ValueError: The recipe, an option or the condition is unknown.
     """
     _check(condition)
-    name = name or f"{recipe}-against-{condition.replace(':', '')}".replace(":", "_").lower()
+    name = name or f"{models.model_name(recipe)}-against-{condition.replace(':', '')}".lower()
     precision = train.choose_precision(profile)
     configuration = {
         "name": name, "recipe": recipe, "options": options, "condition": condition, "most": most,

@@ -9,18 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from w207lib import style
+from w207lib.perturb import FAMILIES
 from w207lib.style import COLOURS, LINE_STYLES, MODEL_COLOURS
 
-AXES = {
-    "jpeg": ("JPEG quality", None, True),
-    "resize": ("scaled to this share and back", 1, True),
-    "blur": ("blur, σ in pixels", 0, False),
-    "noise": ("noise, σ in grey levels", 0, False),
-    "brightness": ("brightness, factor", 1, False),
-    "contrast": ("contrast, factor", 1, False),
-    "crop": ("middle share kept, scaled back", 1, True),
-}
-"""Of each family: its label, the strength that changes nothing, whether less is stronger."""
 ATTACKS = {"random": "random signs (control)", "fgsm": "FGSM, one step", "pgd": "PGD, many steps"}
 _CLASSES = (("REAL", "specificity", "o-"), ("FAKE", "recall_fake", "D--"))
 _MARKERS = ("o", "s", "D", "^", "v", "P")
@@ -40,10 +31,10 @@ def plot_strengths(table: pd.DataFrame) -> Figure:
     """
     style.require_columns(table, ("family", "strength", "specificity", "recall_fake"))
     clean = _clean(table)
-    families = [name for name in AXES if name in set(table["family"])]
+    families = [name for name in FAMILIES if name in set(table["family"])]
     if not families:
         raise ValueError(
-            f"plot: no row is of a family {', '.join(AXES)}; score such conditions first, for "
+            f"plot: no row is of a family {', '.join(FAMILIES)}; score such conditions first, for "
             "instance perturb.CONDITIONS."
         )
     across = min(4, len(families))
@@ -52,19 +43,19 @@ def plot_strengths(table: pd.DataFrame) -> Figure:
     figure, axes = style.new_grid(down, across, size, len(families), sharey=True)
     # Else one panel's last tick meets the next's first.
     figure.set_layout_engine("constrained", w_pad=0.12)
-    for ax, family in zip(axes, families, strict=True):
-        label, neutral, falling = AXES[family]
-        rows = table[table["family"] == family]
-        if neutral is not None:
-            rows = pd.concat([rows, clean.to_frame().T.assign(strength=neutral)])
+    for ax, name in zip(axes, families, strict=True):
+        family = FAMILIES[name]
+        rows = table[table["family"] == name]
+        if family.neutral is not None:
+            rows = pd.concat([rows, clean.to_frame().T.assign(strength=family.neutral)])
         rows = rows.sort_values("strength")
-        for name, column, line in _CLASSES:
-            ax.axhline(clean[column], color=COLOURS[name], linestyle=":", linewidth=1.5)
+        for actual, column, line in _CLASSES:
+            ax.axhline(clean[column], color=COLOURS[actual], linestyle=":", linewidth=1.5)
             value = rows[["strength", column]].astype(float).to_numpy().T
-            ax.plot(*value, line, color=COLOURS[name], label=f"actual {name}")
-        if falling:
+            ax.plot(*value, line, color=COLOURS[actual], label=f"actual {actual}")
+        if family.falling:
             ax.invert_xaxis()
-        ax.set_xlabel(label)
+        ax.set_xlabel(family.label)
     _as_share(axes[0])
     figure.supylabel("told right", fontsize=15)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)

@@ -35,6 +35,8 @@ from w207lib.pipeline import Data, Images
 
 log = logging.getLogger(__name__)
 
+OWN_RECIPE = "recipe.py"
+"""In a run folder, the file that a recipe ``FILE.py:NAME`` came from."""
 PIECES = ("micro_batch", "accumulation")
 """What ``config.json`` and ``metrics.json`` say beside the batch size where it did not fit."""
 
@@ -68,7 +70,7 @@ def fit(
     ``micro_batch`` and ``accumulation``. A training that goes on keeps its micro-batch.
 
     Args:
-        recipe: As for ``models.build``.
+        recipe: As for ``models.build``. The file of your own goes into the run folder, too.
         data: Images with splits.
         profile: Gives epochs, patience, batch size, precision and seed. A recipe whose
             learning rate falls over the whole training takes all epochs.
@@ -96,7 +98,7 @@ def fit(
         RuntimeError: Not even one image at a time fits the memory.
         ImportError: TensorBoard's logs are asked for where TensorFlow is not installed.
     """
-    name = name or recipe.replace(":", "_").lower()
+    name = name or models.model_name(recipe)
     spec = models.find(recipe)
     if spec.schedule != "constant":
         profile = dataclasses.replace(profile, patience=profile.epochs)
@@ -109,6 +111,9 @@ def fit(
         "start": None if start is None else runs.file_digest(weights_file(start)),
         "head_only": head_only, **settings(data, profile),
     }  # fmt: skip
+    own = models.own_file(recipe)
+    if own is not None:
+        configuration["recipe_digest"], source = runs.file_digest(own), own.read_bytes()
     run = _run_folder(Path(folder) / name, configuration)
     if run.kept():
         return run.path
@@ -160,6 +165,8 @@ def fit(
             )  # fmt: skip
         best = keras.models.load_model(place / predict.WEIGHTS)
         _finish(best, training, validation, data, run.configuration, place, shared)
+    if own is not None:
+        (place / OWN_RECIPE).write_bytes(source)
     (place / LAST).unlink(missing_ok=True)
     return run.finish()
 
