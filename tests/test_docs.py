@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from w207lib import baselines, cli, models
+from w207lib import baselines, cli, figures, models
 
 ROOT = Path(__file__).resolve().parent.parent
+MARKDOWN = [ROOT / "README.md", *(
+    path for folder in ("docs", "slides", "results", "data/cards", "data/sample")
+    for path in sorted((ROOT / folder).rglob("*.md")) if "build" not in path.parts
+)]  # fmt: skip
 PAGE = (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")
 REPORTS = dict(re.findall(r"^## (Report \d)\n(.*?)(?=^## )", PAGE, flags=re.MULTILINE | re.DOTALL))
 BIBLIOGRAPHY = PAGE.split("## Bibliography")[1]
@@ -143,3 +147,19 @@ def test_authors_are_named_in_the_bibliography_alone_and_once():
         (entry,) = re.findall(rf"^- \*\*{report}\.\*\* (.*)$", BIBLIOGRAPHY, flags=re.MULTILINE)
         for name in re.findall(r"\w{3,}", entry.split("*")[0]):
             assert len(re.findall(rf"\b{name}\b", PAGE)) == 1, f"{report}: {name}"
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_picture_of_a_page_has_words_that_say_what_it_shows(path):
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"`[^`\n]*`", "", text)
+    for words, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text):
+        # A slide's caption stands below its picture; `figures.describe` says what it shows.
+        assert len(words.split()) >= (2 if path.name == "deck.md" else 5), target
+    assert "<img" not in text
+
+
+def test_every_figure_says_what_it_shows():
+    for name in figures.find():
+        said = figures.describe(name)
+        assert len(said.split()) >= 3 and said.endswith("."), name

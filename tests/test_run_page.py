@@ -1,6 +1,7 @@
 import json
 import re
 
+import nbformat
 from PIL import Image
 
 from w207lib import run_page
@@ -22,9 +23,36 @@ def test_the_page_shows_results_and_links_each_notebook_without_a_network(finish
     assert "http" not in text and str(finished_run) not in text
     notebook = (finished_run / "pages" / "01_what.html").read_text(encoding="utf-8")
     assert "99 %|" not in notebook
-    assert 'alt="cell' in notebook or 'alt="figure' in notebook
+    assert 'alt="figure, in the section “01 What is' in notebook
     assert "No description has been provided" not in notebook
     assert not re.search(r"""(src|href)=["']?https?:""", notebook)
+
+
+def test_every_picture_says_what_it_shows(finished_run):
+    text = run_page.write(finished_run).read_text(encoding="utf-8")
+    described = re.findall(r'<img src="[^"]+" alt="([^"]*)"', text)
+    assert described == ["Notebook 01: cell2 2"]
+    notebook = (finished_run / "pages" / "01_what.html").read_text(encoding="utf-8")
+    assert all(re.findall(r'<img[^>]*alt="([^"]*)"', notebook))
+    assert notebook.count("<img") == len(re.findall(r"<img[^>]*alt=", notebook)) == 3
+
+
+def test_links_to_the_glossary_lead_to_a_page_beside_the_notebooks(finished_run, home):
+    path = finished_run / "notebooks" / "01_what.ipynb"
+    book = nbformat.read(path, as_version=4)
+    book.cells.append(nbformat.v4.new_markdown_cell("An [epoch](../docs/glossary.md#epoch)."))
+    nbformat.write(book, path)
+    (home / "docs").mkdir()
+    (home / "docs" / "glossary.md").write_text(
+        '### <a id="epoch"></a>Epoch\n\nOnce through. *Notebooks: '
+        "[01](../notebooks/01_what.ipynb), [02](../notebooks/02_not_run.ipynb).*\n"
+    )
+    run_page.write(finished_run)
+    notebook = (finished_run / "pages" / "01_what.html").read_text(encoding="utf-8")
+    assert 'href="glossary.html#epoch"' in notebook
+    glossary = (finished_run / "pages" / "glossary.html").read_text(encoding="utf-8")
+    assert 'id="epoch"' in glossary and 'href="01_what.html"' in glossary
+    assert "02_not_run" not in glossary
 
 
 def test_the_page_says_what_failed(finished_run):

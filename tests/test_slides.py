@@ -1,5 +1,6 @@
 """The deck builds; its numbers and figures exist, and a change or a stale figure is seen."""
 
+import html
 import json
 import re
 import shutil
@@ -122,6 +123,20 @@ def test_the_page_loads_nothing_from_elsewhere(built, shown):
     assert loads and all(address.startswith("data:") for address in loads)
     assert not re.search(r"@import|url\(['\"]?(?!data:|#)", page.split("<body>")[0])
     assert page.count("<section") == len(shown)
+
+
+def test_every_picture_says_what_it_shows(built):
+    with zipfile.ZipFile(built.files[0]) as pptx:
+        slides_ = [pptx.read(n).decode() for n in pptx.namelist() if n.startswith("ppt/slides/s")]
+    described = [html.unescape(d) for d in re.findall(r'descr="([^"]*)"', "".join(slides_))]
+    assert "Images of each class and split." in described
+    assert len(described) > 20 and not [text for text in described if "/" in text or not text]
+    page = built.files[1].read_text(encoding="utf-8").split("<body>")[1]
+    page = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    pictures = [p for p in re.findall(r"<img\b[^>]*>", page) if "${" not in p]  # of a program
+    told = [re.search(r'(?:alt|aria-label)="([^"]+)"', picture) for picture in pictures]
+    assert [html.unescape(match[1]) for match in told if match] == described
+    assert all(told)
 
 
 @pytest.mark.parametrize(

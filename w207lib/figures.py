@@ -56,6 +56,12 @@ def find() -> dict[str, Spec]:
     return found
 
 
+def describe(name: str) -> str:
+    """Return what a figure shows, for those who cannot see it: its function's first sentence."""
+    draw = find()[name].draw
+    return (getattr(draw, "func", draw).__doc__ or name).splitlines()[0]
+
+
 def draw(names: Iterable[str] = (), *, folder: Path | None = None) -> list[Path]:
     """Draw figures as PNG, and note what each was drawn from in ``figures.json``.
 

@@ -6,12 +6,13 @@ import base64
 import html
 import json
 import logging
+import re
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 
-from w207lib import report, runs
+from w207lib import config, report, runs
 
 
 def save_figures(root: Path) -> list[Path]:
@@ -55,6 +56,7 @@ def write(root: Path) -> Path:
     quiet.setLevel(logging.ERROR)
     exporter = HTMLExporter(embed_images=True, log=quiet)
     exporter.mathjax_url = exporter.require_js_url = ""  # no page here needs them, or a network
+    glossary = _glossary(exporter, root)
     cards = []
     for number, row in sorted(summary["notebooks"].items()):
         executed = root / "notebooks" / row["notebook"]
@@ -67,6 +69,8 @@ def write(root: Path) -> Path:
             page, _ = exporter.from_notebook_node(book, {"metadata": {"name": title}})
             for text in described:
                 page = page.replace(_NO_DESCRIPTION, html.escape(text), 1)
+            if glossary:
+                page = page.replace('href="../docs/glossary.md', f'href="{glossary.name}')
             target = root / "pages" / executed.with_suffix(".html").name
             with runs.replacing(target) as temporary:
                 temporary.write_text(page, encoding="utf-8")
@@ -87,14 +91,38 @@ def write(root: Path) -> Path:
     return root / "index.html"
 
 
+def _glossary(exporter, root: Path) -> Path | None:
+    """Write the glossary as a page beside the notebooks' pages, where the project has one."""
+    source = config.home() / "docs" / "glossary.md"
+    if not source.is_file():
+        return None
+
+    def to_page(link: re.Match) -> str:
+        there = (root / "notebooks" / f"{link[2]}.ipynb").is_file()
+        return f"[{link[1]}]({link[2]}.html)" if there else link[1]
+
+    text = source.read_text(encoding="utf-8")
+    text = re.sub(r"\[(\d\d)\]\(\.\./notebooks/(\w+)\.ipynb\)", to_page, text)
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    page, _ = exporter.from_notebook_node(book, {"metadata": {"name": "Glossary"}})
+    target = root / "pages" / "glossary.html"
+    with runs.replacing(target) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return target
+
+
 def _make_readable(book) -> list[str]:
     """Drop progress bars from a notebook, in place; return what each of its pictures shows."""
-    described = []
+    described, section = [], ""
     for cell in book.cells:
+        if cell.cell_type == "markdown":
+            headings = re.findall(r"^#+ (.+)$", cell.source, flags=re.MULTILINE)
+            section = headings[-1] if headings else section
         if cell.cell_type != "code":
             continue
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         text = cell.metadata.get("figure", "figure").replace("_", " ")
+        text = f"{text}, in the section “{section}”" if section else text
         described += [text for o in cell.outputs if "image/png" in o.get("data", {})]
     return described
 
@@ -111,7 +139,8 @@ def _card(root: Path, number: str, row: dict, title: str, figures: list[Path]) -
     picture = ""
     if mine:
         source = html.escape(mine[-1].relative_to(root).as_posix())
-        picture = f'<img src="{source}" alt="a figure of notebook {number}" loading="lazy">'
+        shown = html.escape(mine[-1].stem.removeprefix(f"{number}_").replace("_", " "))
+        picture = f'<img src="{source}" alt="Notebook {number}: {shown}" loading="lazy">'
     note = f"{row['status']}, {row['seconds']:.0f} s"
     if row["error"]:
         note += f": {row['error']}"

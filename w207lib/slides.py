@@ -29,6 +29,7 @@ from w207lib.schema import CLASS_NAMES
 NUMBERS = "numbers.json"
 _PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")
 _IMAGE = re.compile(r"!\[(?P<caption>[^\]]*)\]\(figures/(?P<name>[^)]+)\.png\)")
+_DESCRIPTION = re.compile(rb'descr="figures/([^"]+)\.png"')
 
 
 class Built(NamedTuple):
@@ -65,6 +66,7 @@ def build(profile: str = "cifake", *, folder: Path | None = None) -> Built:
     text, numbers = fill((source / "deck.md").read_text(encoding="utf-8"), known)
     old = figures.stale(check_figures(text))
     text = _IMAGE.sub(lambda m: _mark(m) if m["name"] in old else m[0], text)
+    text = _IMAGE.sub(lambda m: f'{m[0]}{{alt="{_shows(m["name"])}"}}', text)
     origin = known["run"]["provenance"]
     footer = (
         f"w207lib · {profile} run of {origin['time'][:10]}, commit {origin['commit']} · built "
@@ -282,6 +284,10 @@ def _mark(image: re.Match) -> str:
     return f"![**STALE, older than its data:** {image['caption']}](figures/{image['name']}.png)"
 
 
+def _shows(name: str) -> str:
+    return html.escape(figures.describe(name))
+
+
 # --- files -------------------------------------------------------------------------------------
 
 
@@ -298,8 +304,22 @@ def _write_pptx(text: str, footer: str, folder: Path) -> Path:
                 if name.startswith("ppt/slideLayouts/"):
                     data = data.replace(b">FOOTER<", f">{html.escape(footer)}<".encode())
                 new.writestr(name, data)
-        _pandoc(text, "pptx", target, f"--reference-doc={theme}")
+        raw = _pandoc(text, "pptx", Path(temporary) / "deck.pptx", f"--reference-doc={theme}")
+        with (
+            zipfile.ZipFile(raw) as old,
+            runs.replacing(target) as whole,
+            zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as new,
+        ):
+            for name in old.namelist():
+                data = old.read(name)
+                if name.startswith("ppt/slides/"):  # where pandoc describes a picture by its path
+                    data = _DESCRIPTION.sub(lambda m: _described(m[1].decode()), data)
+                new.writestr(name, data)
     return target
+
+
+def _described(name: str) -> bytes:
+    return f'descr="{_shows(name)}"'.encode()
 
 
 def _write_html(text: str, footer: str, folder: Path) -> Path:

@@ -1,7 +1,8 @@
 """The colours and the type of every figure, each defined once.
 
 REAL is blue and FAKE is orange everywhere, from the colour-blind-safe palette of Okabe and Ito
-(2008); models take its other colours, so that a model is never mistaken for a class.
+(2008); models take others of it, a dark brown and a dark grey, so that a model is never mistaken
+for a class. A test holds them apart for each kind of colour blindness.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = {"REAL": "#0072B2", "FAKE": "#D55E00"}
-MODEL_COLOURS = ("#000000", "#009E73", "#CC79A7", "#56B4E9", "#8B6F00", "#7F7F7F")
+MODEL_COLOURS = ("#000000", "#009E73", "#CC79A7", "#56B4E9", "#663311", "#555555")
 LINE_STYLES = ("-", "--", "-.", ":")
 
 
