@@ -13,6 +13,7 @@ import runpy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from w207lib import augmentation, backbones, networks
 from w207lib.devices import quiet_keras
@@ -208,8 +209,8 @@ def find(recipe: str) -> Recipe:
     """
     if recipe in RECIPES:
         return RECIPES[recipe]
-    if own_file(recipe):
-        return _own(recipe)
+    if (path := own_file(recipe)) is not None:
+        return _own(recipe, path)
     kind, _, backbone = recipe.partition(":")
     if kind == "transfer" and backbone:
         backbones.find(backbone)
@@ -235,8 +236,8 @@ def model_name(recipe: str) -> str:
     return re.sub(r"\W", "_", name).lower()
 
 
-def _own(recipe: str) -> Recipe:
-    path, name = own_file(recipe), recipe.rpartition(":")[2]
+def _own(recipe: str, path: Path) -> Recipe:
+    name = recipe.rpartition(":")[2]
     if not path.is_file():
         raise ValueError(f"recipe {recipe!r}: there is no file {path}; expected FILE.py:NAME.")
     made = runpy.run_path(str(path), run_name=path.stem)
@@ -292,7 +293,7 @@ def _size(weight) -> int:
     return math.prod(int(length) for length in weight.shape)
 
 
-OWN = {"image_size": 32, "head": "sigmoid", "learning_rate": 1e-3}
+OWN: dict[str, Any] = {"image_size": 32, "head": "sigmoid", "learning_rate": 1e-3}
 """Of a recipe that is a function in a file of one's own."""
 RECIPES: dict[str, Recipe] = {
     "w207_simple": Recipe(
