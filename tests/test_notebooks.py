@@ -1,15 +1,21 @@
 import ast
+import base64
+import io
 import re
 from pathlib import Path
 from statistics import median
 
 import nbformat
 import pytest
+from PIL import Image
 
 from w207lib import notebook_files
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
+PREDICTION = re.compile(
+    r"\*\*(?:[^*\n]*\?|Guess(?: first)?:|Write down[^*\n]*|Before you run the next cell:)\*\*"
+)
 LITERALS = (str, int, float, bool, type(None))
 
 
@@ -107,10 +113,33 @@ def test_it_asks_exercises(book):
     assert "*Hint:*" in exercises
 
 
+def test_it_asks_for_a_prediction_before_it_shows_a_result(book):
+    asked = 0
+    for place, cell in enumerate(book.cells):
+        text = cell.source.split("## Exercises")[0]
+        if cell.cell_type == "markdown" and PREDICTION.search(text):
+            asked += 1
+            # A result follows, or more words that lead to one.
+            answer = next(c for c in book.cells[place + 1 :] if c.get("outputs", True))
+            assert not answer.source.startswith("**What we see.**"), text[-80:]
+    assert asked >= 2
+
+
 def test_its_figures_have_names_of_their_own(book):
     names = [cell.metadata["figure"] for cell in book.cells if "figure" in cell.metadata]
     assert len(names) == len(set(names))
     assert all(re.fullmatch(r"[a-z0-9_]+", name) for name in names)
+
+
+def test_its_pictures_are_opaque_and_its_tables_uncoloured_so_that_a_dark_theme_shows_them(book):
+    outputs = [output.get("data", {}) for cell in code_cells(book) for output in cell.outputs]
+    pictures = [base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data]
+    assert pictures
+    for picture in pictures:
+        alpha = Image.open(io.BytesIO(picture)).convert("RGBA").getchannel("A")
+        assert alpha.getextrema() == (255, 255)
+    for data in outputs:
+        assert not re.search(r"\b(background|color)\b[^;\"]*:", data.get("text/html", ""))
 
 
 def test_it_is_small(path):
