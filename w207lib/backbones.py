@@ -33,7 +33,8 @@ def transfer(keras, x, *, seed, backbone, weights, frozen, inference_norm, units
         Tensor ``(B, units)``.
 
     Raises:
-        ValueError: There is no such backbone, or it cannot have these weights.
+        ValueError: There is no such backbone, or no such file of weights.
+        ConnectionError: ImageNet's weights cannot be downloaded.
     """
     make = find(backbone)
     x = _preprocess(keras, x, make)
