@@ -163,3 +163,22 @@ def test_every_figure_says_what_it_shows():
     for name in figures.find():
         said = figures.describe(name)
         assert len(said.split()) >= 3 and said.endswith("."), name
+
+
+def test_the_contributors_page_names_what_exists():
+    text = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    commands = re.findall(r"`((?:w207|make) [a-z]+)", text)
+    files = re.findall(r"\b((?:w207lib|tests|docs|data|slides|results)/[\w/.-]*\w\.\w+)", text)
+    made = ("data/cards/NAME.md",)
+    assert len(set(commands)) > 10 and len(set(files)) > 15
+    lost = [f"{one}: {problem(one)}" for one in {*commands, *files} - {*made} if problem(one)]
+    assert not lost, lost
+    tables = {
+        "RECIPES": "w207lib/models.py", "COUNTS": "tests/test_models.py",
+        "PUBLIC": "w207lib/datasets.py", "CLASS_FOLDERS": "w207lib/datasets.py",
+        "PROFILES": "w207lib/config.py", "FAMILIES": "w207lib/perturb.py",
+        "WORK": "w207lib/plans.py",
+    }  # fmt: skip
+    for name, path in tables.items():
+        assert f"`{name}`" in text and path in text
+        assert re.search(rf"^{name}\b.*=", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)

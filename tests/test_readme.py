@@ -38,13 +38,14 @@ def test_ones_own_images_take_three_lines_and_ones_own_recipe_ten(
     (_, images), (language, recipe), (_, training) = blocks
     assert language == "python" and len(images.splitlines()) == 3
     assert len((recipe + training).splitlines()) <= 10
-    make_tree(tmp_path / "own", {"REAL": 20, "FAKE": 20}, size=32)
+    make_tree(tmp_path / "pictures", {"REAL": 20, "FAKE": 20}, size=32)
     (tmp_path / "my_recipe.py").write_text(recipe)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(config.RUNS_VARIABLE, "runs")
     add, first, evaluate = (line.split()[1:] for line in images.splitlines())
     (second,) = (line.split()[1:] for line in training.splitlines())
-    add[-1] = "own"
+    add[-1] = "pictures"
     for words in (add, [*first, "--epochs", "1"], [*second, "--epochs", "1"], evaluate):
         assert cli.main(words) == 0, capsys.readouterr().err
-    assert re.search(r"^ *mine +test ", capsys.readouterr().out, flags=re.MULTILINE)
+    said = capsys.readouterr().out
+    assert re.search(r"^ *own +test ", said, flags=re.MULTILINE) and "WARNING" not in said
