@@ -279,7 +279,7 @@ def test_a_run_in_a_folder_that_is_in_use_exits_with_1(capsys, sample, four, exe
 
 
 def test_storing_outputs_that_fail_exits_with_1(capsys, sample, monkeypatch):
-    monkeypatch.setattr(batch, "store_outputs", lambda: ["notebook 02 failed: x"])
+    monkeypatch.setattr(batch, "store_outputs", lambda only: ["notebook 02 failed: x"])
     status, out, err = call(capsys, "notebooks")
     assert status == 1 and out == "nothing was stored\n"
     assert one_line(err) == "w207: notebook 02 failed: x"
