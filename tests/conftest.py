@@ -9,6 +9,7 @@ import shutil
 import signal
 import zlib
 
+import ledger
 import nbformat
 import numpy as np
 import pytest
@@ -290,3 +291,14 @@ def finished_run(trained_run, tmp_path, home):
     """A copy of the run that a test may spoil, in a home that knows what reports claimed."""
     (home / "data" / "reports.csv").write_text(CLAIMS)
     return shutil.copytree(trained_run, tmp_path / "run")
+
+
+@pytest.fixture
+def tally():
+    """Count what a test of faults tries: see `tests/ledger.py`."""
+    return ledger.tally
+
+
+def pytest_sessionfinish():
+    """Write the counts of this run where `make test-full` asks for them."""
+    ledger.write()

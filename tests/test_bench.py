@@ -74,3 +74,11 @@ def test_the_ceiling_is_work_over_time(load):
     assert len(sums) == 4
     batch = work / (3 * 4 * 2 * 9 * 8 * 8 * 16 * 16)
     assert batch == max(8, 2**21 // (8 * 8 * 16))
+
+
+def test_the_page_of_faults_says_what_the_last_full_run_counted(load):
+    page = load("_reliability")
+    if not page.RESULTS.is_file():
+        pytest.skip("no full run is kept yet")
+    stored = page.PAGE.read_text(encoding="utf-8")
+    assert page.filled(stored, pd.read_csv(page.RESULTS)) == stored
