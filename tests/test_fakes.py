@@ -153,6 +153,11 @@ def test_the_encoder_takes_over_tables_and_subsampling(tmp_path):
     suffix, encode = fakes.encoder(tmp_path / "a.jpg")
     assert suffix == ".jpg"
     assert encode(picture) == (tmp_path / "a.jpg").read_bytes()
+    two = Image.fromarray(picture)  # as phones store a picture with its gain map
+    two.save(tmp_path / "b.jpg", "MPO", save_all=True, append_images=[two], quality=33)
+    suffix, encode = fakes.encoder(tmp_path / "b.jpg")
+    assert suffix == ".jpg"
+    assert encode(picture) == (tmp_path / "a.jpg").read_bytes()
     Image.fromarray(picture).save(tmp_path / "a.png")
     suffix, encode = fakes.encoder(tmp_path / "a.png")
     assert suffix == ".png"

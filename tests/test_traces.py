@@ -36,6 +36,12 @@ def test_tables_differ_with_quality_alone(picture):
     assert read[0]["tables"] == read[1]["tables"] != read[2]["tables"]
 
 
+def test_a_phones_file_of_two_pictures_is_read_as_its_first(picture):
+    two = stored(picture, "MPO", save_all=True, append_images=[picture], quality=80)
+    (facts, small), (one, alone) = map(traces.header_and_thumbnail, (two, stored(picture, quality=80)))
+    assert facts == one and (small == alone).all()
+
+
 def test_exif_profile_and_progressive_are_seen(picture):
     tags = Image.Exif()
     tags[0x010F] = "a camera"

@@ -196,7 +196,7 @@ def encoder(path: Path) -> tuple[str, Callable[[np.ndarray], bytes]]:
     """
     with Image.open(path) as example:
         options: dict = {"format": "PNG"}
-        if isinstance(example, JpegImageFile) and example.format == "JPEG":
+        if isinstance(example, JpegImageFile):
             options = {
                 "format": "JPEG", "qtables": example.quantization,
                 "subsampling": get_sampling(example),

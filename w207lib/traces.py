@@ -104,7 +104,7 @@ def header_and_thumbnail(data: bytes) -> tuple[dict, np.ndarray]:
             "profile": bool(image.info.get("icc_profile")),
             "progressive": bool(image.info.get("progressive") or image.info.get("progression")),
         }  # fmt: skip
-        if isinstance(image, JpegImageFile) and image.format == "JPEG":  # an MPO file is one too
+        if isinstance(image, JpegImageFile):  # so is a phone's file of two pictures (MPO)
             tables = [list(image.quantization[k]) for k in sorted(image.quantization)]
             facts["tables"] = hashlib.sha256(json.dumps(tables).encode()).hexdigest()[:8]
             facts["quality"] = jpeg_quality(tables[0])
