@@ -5,7 +5,7 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	>/dev/null 2>&1 && echo $$p && exit; done; echo python3)
-TARGETS := setup run run-all lab test test-full lint notebooks figures slides app exercises bench doctor constraints clean-env
+TARGETS := setup run run-all lab test test-full lint notebooks figures slides app exercises site bench doctor constraints clean-env
 
 help $(TARGETS):
 	@$(PYTHON) make.py $@ $(ARGS)

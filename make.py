@@ -28,7 +28,7 @@ W207 = os.path.join(BIN, "w207.exe" if os.name == "nt" else "w207")
 STAMP = os.path.join(VENV, "w207-setup.json")
 LOG = os.path.join(VENV, "w207-setup.log")
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
-EXTRAS = ("app", "cloud", "dev", "export", "gpu", "grading", "slides", "vit")
+EXTRAS = ("app", "cloud", "dev", "docs", "export", "gpu", "grading", "slides", "vit")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 ELSEWHERE = ("tensorflow==2.21.*", "appnope", "colorama")  # not in the resolution on Linux
 
@@ -350,6 +350,12 @@ def app(arguments):
     return call([W207, "app", *arguments])
 
 
+def site(arguments):
+    """Build a website of README, docs, notebooks and docstrings, in site/."""
+    ensure("docs")
+    return call([PYTHON, os.path.join("docs", "site.py"), *arguments])
+
+
 def bench(arguments):
     """Run the measurements in bench/, or the one named, and write docs/benchmarks.md."""
     names = [name[:-3] for name in names_in(os.path.join(ROOT, "bench"), ".py") if name[0] != "_"]
@@ -409,7 +415,7 @@ def constraints(arguments):
 
 FUNCTIONS = (
     setup, run, run_all, lab, test, test_full, lint, notebooks, figures, slides, app, exercises,
-    bench, doctor, constraints, clean_env,
+    site, bench, doctor, constraints, clean_env,
 )  # fmt: skip
 TARGETS = {function.__name__.replace("_", "-"): function for function in FUNCTIONS}
 

@@ -38,7 +38,8 @@ def test_tables_differ_with_quality_alone(picture):
 
 def test_a_phones_file_of_two_pictures_is_read_as_its_first(picture):
     two = stored(picture, "MPO", save_all=True, append_images=[picture], quality=80)
-    (facts, small), (one, alone) = map(traces.header_and_thumbnail, (two, stored(picture, quality=80)))
+    facts, small = traces.header_and_thumbnail(two)
+    one, alone = traces.header_and_thumbnail(stored(picture, quality=80))
     assert facts == one and (small == alone).all()
 
 
