@@ -10,7 +10,17 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from w207lib import detector, export, images, model_card, outside, perturb, runs, schema
+from w207lib import (
+    detector,
+    export,
+    images,
+    model_card,
+    named_files,
+    outside,
+    perturb,
+    runs,
+    schema,
+)
 
 SIDE = 16
 WEIGHT, BIAS = 0.25, -5.0
@@ -250,7 +260,7 @@ def test_every_mode_and_format_is_judged_as_rgb(made, tmp_path):
 
 
 def test_large_pictures_are_not_all_kept_in_memory(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(detector.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(images.os, "cpu_count", lambda: 2)
     picture = Image.fromarray(noisy(5, height=1200, width=1200))
     picture.save(tmp_path / "0.jpg")
     for number in range(1, 16):
@@ -273,7 +283,7 @@ def touch(folder, *names):
 
 
 def found(*words):
-    return [path.as_posix() for path in detector.find_images(words)]
+    return [path.as_posix() for path in named_files.find_images(words)]
 
 
 @pytest.fixture
@@ -311,7 +321,7 @@ def test_what_cannot_be_a_name_stays_in(here):
 @pytest.mark.parametrize(("word", "kind"), [("none", "folder"), ("*.tif", "pattern")])
 def test_a_folder_or_pattern_without_images_is_refused(here, word, kind):
     with pytest.raises(ValueError) as error:
-        detector.find_images([word])
+        named_files.find_images([word])
     assert str(error.value).startswith(f"{kind} {word} has no image; expected files that end in")
 
 

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from w207lib import datasets, devices, images, importing, manifest, runs
+from w207lib import archives, datasets, devices, images, importing, manifest, runs
 
 
 def archive(path, tree, prefix="", **options):
@@ -300,7 +300,7 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("where", [(importing, "_write"), (runs, "write_table"),
+@pytest.mark.parametrize("where", [(archives, "_write"), (runs, "write_table"),
                                    (runs, "write_json")])  # fmt: skip
 def test_a_full_disk_leaves_nothing_and_says_so(refusal, tmp_path, tree, monkeypatch, where):
     packed = archive(tmp_path / "a.zip", tree)
@@ -330,7 +330,7 @@ def test_ctrl_c_while_unpacking_keeps_the_partial_and_the_next_import_is_whole(
         if len(written) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(importing, "_write", interrupted)
+    monkeypatch.setattr(archives, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         importing.add("mine", packed)
     assert len(written) == 3 and len(list((home / "data").glob(".mine.partial/raw/**/*.png"))) == 3
@@ -462,7 +462,7 @@ def test_a_tar_larger_than_the_disk_is_refused_before_it_is_unpacked(
 ):
     packed = archive(tmp_path / "a.tar.gz", tree)
     monkeypatch.setattr(devices, "free_bytes", lambda path: packed.stat().st_size - 1)
-    monkeypatch.setattr(importing, "_write", lambda *_: pytest.fail("something was written"))
+    monkeypatch.setattr(archives, "_write", lambda *_: pytest.fail("something was written"))
     error = refusal(packed, "the disk is full: .*nothing of it was kept. The disk of .* are needed",
                     error=OSError)  # fmt: skip
     assert error.errno == errno.ENOSPC
