@@ -37,10 +37,12 @@ _DAMAGE = (
 _NAMES = (None, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL,
           errno.EILSEQ)  # fmt: skip
 """Errors of a file system that an archive is to blame for; of others the disk is."""
+_PLAIN = "make an archive of plain files with relative names"
+_BY_HAND = "if it is what you want, unpack it by hand and give the folder"
 
 
-class _Refused(ValueError):
-    """An archive that can be read, but will not be."""
+class _Refused(Exception):
+    """An archive that can be read, but will not be; says why, and what to do instead."""
 
 
 def unpack(archive: Path, target: Path) -> int:
@@ -65,15 +67,18 @@ def unpack(archive: Path, target: Path) -> int:
         if zipfile.is_zipfile(archive):
             return _unpack_zip(archive, target)
         return _unpack_tar(archive, target)
-    except _Refused:
-        raise
+    except _Refused as refused:
+        why, advice = refused.args
+        raise ValueError(
+            f"{archive.name} is refused: {why}. Nothing of it was kept; {advice}."
+        ) from None
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno not in _NAMES:
             raise  # the disk's fault, not the archive's
         if isinstance(error, tarfile.ReadError) and "not" in str(error):
             raise ValueError(
-                f"{archive.name} is no archive that can be read ({error}); expected a folder, "
-                "a .zip, or a .tar with gzip, bzip2 or xz compression."
+                f"{archive.name} is no archive that can be read ({' '.join(str(error).split())}); "
+                "expected a folder, a .zip, or a .tar with gzip, bzip2 or xz compression."
             ) from None
         raise ValueError(
             f"{archive.name} cannot be unpacked to its end: "
@@ -86,15 +91,15 @@ def _unpack_zip(archive: Path, target: Path) -> int:
     with archive.open("rb") as raw:
         end = zipfile._EndRecData(raw)  # type: ignore[attr-defined]  # ZipFile reads all at once
     if end[zipfile._ECD_SIZE] > MOST_TABLE:  # type: ignore[attr-defined]
-        _require_members(MOST_MEMBERS + 1, archive)
+        _require_members(MOST_MEMBERS + 1)
     with zipfile.ZipFile(archive) as file:
         members = [m for m in file.infolist() if not m.is_dir()]
-        _require_members(len(members), archive)
+        _require_members(len(members))
         _require_growth(sum(m.file_size for m in members), archive)
         for member in members:
-            _check_member(member.filename, archive)
+            _check_member(member.filename)
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise _Refused(_refusal(archive, member.filename, "is a link"))
+                raise _Refused(f"its member {member.filename!r} is a link", _PLAIN)
         wanted = [m for m in members if _wanted(m.filename)]
         devices.require_disk(target, sum(m.file_size for m in wanted))
         for member in tqdm(wanted, desc=f"unpack {archive.name}", unit="file", leave=False):
@@ -118,11 +123,11 @@ def _unpack_tar(archive: Path, target: Path) -> int:
             file.members.clear()  # tarfile would keep them all
             file.pax_headers.clear()
             seen, size = seen + 1, size + member.size
-            _require_members(seen, archive)
+            _require_members(seen)
             _require_growth(size, archive)
-            _check_member(member.name, archive)
+            _check_member(member.name)
             if member.issym() or member.islnk() or member.isdev():
-                raise _Refused(_refusal(archive, member.name, "is a link or a device"))
+                raise _Refused(f"its member {member.name!r} is a link or a device", _PLAIN)
             if member.isfile() and _wanted(member.name):
                 _write(target / member.name, file.extractfile(member))
                 count += 1
@@ -148,13 +153,13 @@ class _StrictMember(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"damaged at a header ({error})") from None
         if member.size < 0 or member.type in _HEADERS and member.size > MOST_HEADER:
-            raise tarfile.ReadError(f"a header says that {member.size:,} bytes follow it")
+            raise _Refused(f"a header says that {member.size:,} bytes follow it", _PLAIN)
         if member.type == tarfile.GNUTYPE_SPARSE:
             member._proc_gnusparse_10()
         return member
 
     def _proc_gnusparse_10(self, *_):
-        raise tarfile.ReadError("a member has holes (GNU's sparse format)")
+        raise _Refused("a member has holes (GNU's sparse format)", _PLAIN)
 
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10
 
@@ -165,35 +170,24 @@ _HEADERS = (
 )  # fmt: skip
 
 
-def _require_members(count: int, archive: Path) -> None:
+def _require_members(count: int) -> None:
     if count > MOST_MEMBERS:
-        raise _Refused(
-            f"{archive.name} is refused: it has more than {MOST_MEMBERS:,} members. Nothing of "
-            "it was kept; unpack it by hand and give the folder."
-        )
+        raise _Refused(f"it has more than {MOST_MEMBERS:,} members", _BY_HAND)
 
 
 def _require_growth(size: int, archive: Path) -> None:
     packed = archive.stat().st_size
     if size > max(SMALL, MOST_GROWTH * packed):
         raise _Refused(
-            f"{archive.name} is refused: its {packed:,} bytes unpack to {size:,} or more, which "
-            f"is over {MOST_GROWTH} times as many. Nothing of it was kept; if it is what you "
-            "want, unpack it by hand and give the folder."
+            f"its {packed:,} bytes unpack to {size:,} or more, over {MOST_GROWTH} times as many",
+            _BY_HAND,
         )
 
 
-def _check_member(name: str, archive: Path) -> None:
+def _check_member(name: str) -> None:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or ".." in parts:
-        raise _Refused(_refusal(archive, name, "leads out of the folder"))
-
-
-def _refusal(archive: Path, member: str, what: str) -> str:
-    return (
-        f"{archive.name} is refused: its member {member!r} {what}. Nothing of it was kept; "
-        "make an archive of plain files with relative names."
-    )
+        raise _Refused(f"its member {name!r} leads out of the folder", _PLAIN)
 
 
 def _wanted(name: str) -> bool:
