@@ -103,13 +103,13 @@ def test_a_long_table_of_contents_is_not_even_read(refusal, tmp_path, monkeypatc
 
 def test_a_tars_members_are_forgotten_one_by_one(tmp_path):
     peaks = []
-    for count in (10, 6000):
+    for count in (6000, 6000):  # the first time something is imported, too
         path = write_tar(tmp_path / "a.tar.gz", tar_header("a.txt"), repeat=count)
         tracemalloc.start()
         assert archives.unpack(path, tmp_path / "target") == 0
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] - peaks[0] < 1e6  # tarfile alone keeps some 600 bytes of each
+    assert peaks[1] < 2.5e6  # tarfile alone keeps some 600 bytes of each
 
 
 MEASURE = """
