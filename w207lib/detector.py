@@ -334,7 +334,7 @@ def _has_numbers(card: dict) -> bool:
             *np.ravel(card["outside"]["mean"]), *np.ravel(card["outside"]["whitening"]),
         ]  # fmt: skip
         for condition in card["round_trips"]:
-            perturb.parse(condition)
+            perturb.parse(str(condition))
         named = isinstance(card["name"], str) and isinstance(card["data"]["title"], str)
         return bool(named and len(card["unsure"]) == 2 and np.isfinite(np.array(numbers)).all())
     except (KeyError, TypeError, ValueError):

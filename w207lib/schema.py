@@ -89,7 +89,7 @@ def _require_values(table: pd.DataFrame, column: str, allowed: tuple, what: str)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise ValueError(
-            f"{what}: row {row} has {column} {table[column].iloc[row]!r}; "
+            f"{what}: row {row} has {column} {table[column].astype(object).iloc[row]!r}; "
             f"expected one of {', '.join(map(repr, allowed))}."
         )
 
