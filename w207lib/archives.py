@@ -120,8 +120,8 @@ def _unpack_tar(archive: Path, target: Path) -> int:
     ):  # fmt: skip
         devices.require_disk(target, archive.stat().st_size)  # at least; no list says more
         while (member := file.next()) is not None:
-            file.members.clear()  # tarfile would keep them all
-            file.pax_headers.clear()
+            file.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
+            file.pax_headers = {}
             seen, size = seen + 1, size + member.size
             _require_members(seen)
             _require_growth(size, archive)

@@ -147,7 +147,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     clear = "A" in image.getbands() or "transparency" in image.info
     if not deep and not clear:
         return image if image.mode == "RGB" else image.convert("RGB")
-    wide = image.mode.startswith("I;16") or image.mode == "I" and image.getextrema()[1] > 255
+    wide = image.mode.startswith("I;16")
+    if image.mode == "I":  # 32 bits, but mostly used for 16, or for 8
+        _, largest = image.getextrema()
+        wide = float(largest) > 255  # type: ignore[arg-type]  # one band, so a number
     rgb = Image.new("RGB", image.size)
     for box in _bands(image):
         part = image.crop(box)
@@ -159,7 +162,7 @@ def as_array(image: Image.Image) -> np.ndarray:
     """Return an RGB image's pixels, uint8 ``(H, W, 3)``, with no second copy of a large one."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for left, top, right, bottom in _bands(image):
-        pixels[top:bottom] = image.crop((left, top, right, bottom))
+        pixels[top:bottom] = np.asarray(image.crop((left, top, right, bottom)))
     return pixels
 
 
