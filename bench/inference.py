@@ -23,7 +23,7 @@ import pandas as pd
 from _tables import write
 from scipy.special import expit
 
-from w207lib import config, detector, images
+from w207lib import config, detector, images, named_files
 
 
 def seconds(function, repeats: int) -> list[float]:
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    found = detector.find_images([str(config.data_root() / "sample" / "images")])
+    found = named_files.find_images([str(config.data_root() / "sample" / "images")])
     files = found[:: len(found) // options.images][: options.images]
     rows = [row for name in options.detectors for row in measure(name, files, options.repeats)]
     table = pd.DataFrame(rows)

@@ -1,12 +1,16 @@
+import csv
 import io
 import json
+import os
 import re
 import shutil
 import socket
 import struct
 import subprocess
 import sys
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,7 @@ from PIL import Image
 from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage
 from streamlit.testing.v1 import AppTest
 
-from w207lib import app, app_parts, cli, detector, serve, uploads
+from w207lib import app, app_parts, cli, detector, images, serve, uploads
 
 PAGE = app.__file__
 HOSTILE = "<img src=x onerror=alert(1)> ![a](http://example.org/b.png) :red[c].png"
@@ -132,9 +136,12 @@ def texts(test):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_whatever_is_wrong_with_a_file_becomes_a_clause(made, name):
+def test_whatever_is_wrong_with_a_file_becomes_a_clause(made, name, tally):
     data, clause = BAD[name]
-    found = uploads.judge(made, name, data)
+    fault = {"huge.jpg": "oversize upload", "bomb.png": "oversize upload"}
+    with tally("web page", fault.get(name, "malformed upload")) as tried:
+        found = uploads.judge(made, name, data)
+        tried(survived=found.answer is None and clause in found.problem)
     assert found.answer is None and found.picture is None
     assert clause in found.problem and "\n" not in found.problem
 
@@ -187,6 +194,78 @@ def test_a_detector_that_fails_is_a_clause_too(made, tmp_path):
     assert "the detector failed" in uploads.judge(broken, "a.png", encoded()).problem
 
 
+FORMULAS = ["=1+1.png", "+1.png", "-1.png", "@SUM(A1).png", "\t=1.png", "\r=1.png",
+            "=HYPERLINK(\"http://example.org\",\"a,b\").png", "a\r=1.png", "a\n=1.png"]  # fmt: skip
+
+
+def test_no_cell_of_a_table_is_a_formula_to_a_spreadsheet(made, tally):
+    judged = [uploads.judge(made, name, encoded()) for name in FORMULAS]
+    judged += [uploads.judge(made, name, b"=1+1") for name in FORMULAS]
+    text = detector.as_csv(uploads.table(judged))
+    header, *rows = csv.reader(io.StringIO(text, newline=""))
+    assert tuple(header) == detector.COLUMNS and len(rows) == 2 * len(FORMULAS)
+    with tally("web page", "spreadsheet formula in a name") as tried:
+        for name, row in zip(2 * FORMULAS, rows, strict=True):
+            right = not any(cell.startswith(detector.FORMULA) for cell in row)
+            tried(survived=right)
+            assert right and Path(row[0]) == Path(name)
+    plain = uploads.table([uploads.judge(made, "a-b=c.png", encoded())])
+    assert detector.as_csv(plain) == plain.to_csv(index=False, lineterminator="\n")
+
+
+def test_visitors_who_come_at_once_take_turns_and_each_gets_an_answer(made, monkeypatch, tally):
+    inside, most, decode = [], [], images.decode
+
+    def watched(*words, **options):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        try:
+            return decode(*words, **options)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(images, "decode", watched)
+    files = [("a.png", encoded()), *((name, data) for name, (data, _) in BAD.items())] * 4
+    with ThreadPoolExecutor(len(files)) as pool:
+        found = list(pool.map(lambda file: uploads.judge(made, *file), files))
+    alone = {name: uploads.judge(made, name, data).problem for name, data in files}
+    with tally("web page", "many uploads at once") as tried:
+        for one, (name, _) in zip(found, files, strict=True):
+            right = one.name == name and one.problem == alone[name]
+            tried(survived=right and max(most) == 1)
+            assert right
+    assert max(most) == 1
+
+
+CROWD = """
+import io, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+from w207lib import detector, uploads
+made, buffer = detector.load(), io.BytesIO()
+Image.new("RGBA", (7000, 7000)).save(buffer, "png", compress_level=1)
+data = buffer.getvalue()
+unit = 1 if sys.platform == "darwin" else 1024
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+uploads.judge(made, "a.png", data)
+before = peak()
+with ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(lambda number: uploads.judge(made, "a.png", data), range(8)))
+assert all(one.answer for one in found)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="peak memory is asked of POSIX")
+def test_a_crowd_with_large_pictures_needs_little_more_memory_than_one_visitor(tally):
+    done = subprocess.run([sys.executable, "-c", CROWD], capture_output=True, text=True, check=True)
+    with tally("web page", "eight pictures of 49 megapixels at once") as tried:
+        tried(survived=int(done.stdout) < 200e6)
+    assert int(done.stdout) < 200e6
+
+
 # --- the page ----------------------------------------------------------------------------
 
 
@@ -234,6 +313,18 @@ def test_a_bad_file_gets_a_sentence_and_the_page_lives_on(page, name):
     assert len(headers(upload(test, ("a.png", encoded())))) == 1 and not test.error
 
 
+def test_as_many_files_as_are_allowed_all_get_their_rows(page, tally):
+    bad = [data for data, _ in BAD.values() if len(data) < 2**20]
+    files = [(f"{n}.png", bad[n % len(bad)] if n % 2 else encoded(NOISE + np.uint8(n)))
+             for n in range(uploads.MOST_FILES)]  # fmt: skip
+    table = page(*files).dataframe[0].value
+    with tally("web page", "a hundred uploads, half of them malformed") as tried:
+        for number, status in enumerate(table["status"]):
+            tried(survived=(status == "unreadable") == bool(number % 2))
+    assert table["path"].tolist() == [name for name, _ in files]
+    assert (table["status"] == "unreadable").tolist() == [False, True] * (len(files) // 2)
+
+
 def test_all_that_is_bad_at_once_is_a_table_of_sentences(page):
     test = page(*[(name, data) for name, (data, _) in BAD.items()])
     table = test.dataframe[0].value
@@ -243,11 +334,17 @@ def test_all_that_is_bad_at_once_is_a_table_of_sentences(page):
     )
 
 
-def test_a_files_name_is_never_markup(page):
-    test = page((HOSTILE, encoded()), ("b.png", encoded(NOISE[::-1])))
-    assert texts(test)[0] == f"{HOSTILE}, 32×40 pixels"
+@pytest.mark.parametrize("name", [
+    HOSTILE, "<script>alert('onerror')<script>.png", "$onerror$ `x` **b**.png",
+    "[onerror](javascript:alert(1)).png", "onerror\" onload=\"alert(1).png", "onerror\n\n# a.png",
+])  # fmt: skip
+def test_a_files_name_is_never_markup(page, name, tally):
+    test = page((name, encoded()), ("b.png", encoded(NOISE[::-1])))
     others = [e for e in test.main if type(e).__name__ not in ("Text", "Dataframe", "FileUploader")]
-    assert not [e for e in others if "onerror" in str(getattr(e, "proto", ""))]
+    found = [e for e in others if "onerror" in str(getattr(e, "proto", ""))]
+    with tally("web page", "script or markup in a name") as tried:
+        tried(survived=not found and texts(test)[0] == f"{name}, 32×40 pixels")
+    assert not found and texts(test)[0] == f"{name}, 32×40 pixels"
 
 
 def test_many_files_make_a_table_and_a_row_is_looked_at(page):

@@ -118,3 +118,51 @@ def test_a_table_without_a_log_is_told_of(trained, capsys, tmp_path):
     report.predictions(trained).to_parquet(tmp_path / "table.parquet")
     _, _, err = w207(capsys, "evaluate", tmp_path / "table.parquet")
     assert "no test scoring is written down here" in err
+
+
+GOOD = {
+    "path": ["a.png", "b.png", "c.png", "d.png"], "label": [0, 1, 0, 1],
+    "generator": ["real", "gan", "real", "gan"], "split": "validation", "model": "m",
+    "condition": "clean", "score": [0.1, 0.9, 0.2, 0.8],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [("score", float("nan"), "row 2 (c.png) has score nan"),
+     ("score", float("inf"), "row 2 (c.png) has score inf"),
+     ("score", float("-inf"), "row 2 (c.png) has score -inf"), ("score", 7.0, "row 2 (c.png) has"),
+     ("label", 3, "row 2 has label 3"), ("split", "holdout", "row 2 has split 'holdout'"),
+     ("path", "a.png", "row 2 repeats an earlier one (path 'a.png'"),
+     ("path", None, "row 2 has no path"), ("model", None, "row 2 has no model"),
+     ("generator", None, "row 2 has no generator")],
+)  # fmt: skip
+def test_a_row_that_spoils_a_table_is_named_and_nothing_is_written(
+    capsys, tmp_path, ending, column, value, said, tally
+):
+    table = pd.DataFrame(GOOD)
+    table.loc[2, column] = value
+    runs.write_table(tmp_path / f"t.{ending}", table)
+    before = sorted(tmp_path.iterdir())
+    words = ("evaluate", tmp_path / f"t.{ending}", "--csv", tmp_path / "scores.csv")
+    with tally("evaluation", "spoilt row in a file") as tried:
+        status, out, err = w207(capsys, *words)
+        tried(survived=status == 2 and said in err)
+    assert status == 2 and out == "" and said in err and err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_file_that_is_no_whole_table_is_named(capsys, tmp_path, ending, tally):
+    path = runs.write_table(tmp_path / f"t.{ending}", pd.DataFrame(GOOD))
+    whole = path.read_bytes()
+    spoilt = [b"", whole[: len(whole) // 2], b"\xff\xfe\0" + whole, bytes(4000),
+              whole[:-30] + b"\xff" * 22 + whole[-8:], b'"' + whole]  # fmt: skip
+    with tally("evaluation", "file that is no table") as tried:
+        for data in spoilt:
+            path.write_bytes(data)
+            status, _, err = w207(capsys, "evaluate", path, "--threshold", "0.5")
+            right = status == 2 and "predictions table" in err and err.count("\n") == 1
+            tried(survived=right)
+            assert right, err

@@ -10,7 +10,17 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from w207lib import detector, export, images, model_card, outside, perturb, runs, schema
+from w207lib import (
+    detector,
+    export,
+    images,
+    model_card,
+    named_files,
+    outside,
+    perturb,
+    runs,
+    schema,
+)
 
 SIDE = 16
 WEIGHT, BIAS = 0.25, -5.0
@@ -250,7 +260,7 @@ def test_every_mode_and_format_is_judged_as_rgb(made, tmp_path):
 
 
 def test_large_pictures_are_not_all_kept_in_memory(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(detector.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(images.os, "cpu_count", lambda: 2)
     picture = Image.fromarray(noisy(5, height=1200, width=1200))
     picture.save(tmp_path / "0.jpg")
     for number in range(1, 16):
@@ -273,7 +283,7 @@ def touch(folder, *names):
 
 
 def found(*words):
-    return [path.as_posix() for path in detector.find_images(words)]
+    return [path.as_posix() for path in named_files.find_images(words)]
 
 
 @pytest.fixture
@@ -311,7 +321,7 @@ def test_what_cannot_be_a_name_stays_in(here):
 @pytest.mark.parametrize(("word", "kind"), [("none", "folder"), ("*.tif", "pattern")])
 def test_a_folder_or_pattern_without_images_is_refused(here, word, kind):
     with pytest.raises(ValueError) as error:
-        detector.find_images([word])
+        named_files.find_images([word])
     assert str(error.value).startswith(f"{kind} {word} has no image; expected files that end in")
 
 
@@ -323,25 +333,97 @@ def test_a_folder_or_pattern_without_images_is_refused(here, word, kind):
     [{"format": 0}, {"label_map": {"FAKE": 0, "REAL": 1}}, {"resampling": "nearest"},
      {"onnx_digest": "0" * 64}],
 )  # fmt: skip
-def test_a_card_that_does_not_fit_is_refused(copy, facts):
+def test_a_card_that_does_not_fit_is_refused(copy, facts, tally):
     ((key, value),) = facts.items()
-    with pytest.raises(ValueError) as error:
-        change(copy, **facts)
+    with tally("models", "ONNX file that its card does not fit") as tried:
+        with pytest.raises(ValueError) as error:
+            change(copy, **facts)
+        tried()
     assert f"detail.json: {key} is {value!r}, expected " in str(error.value)
     assert "w207 export" in str(error.value)
 
 
-def test_a_network_that_was_changed_is_refused(copy):
+def test_a_network_that_was_changed_is_refused(copy, tally):
     with (copy / "detail.onnx").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(ValueError, match="onnx_digest is .* File and card are not of one export"):
-        detector.load(copy / "detail.onnx")
+    with tally("models", "ONNX file that its card does not fit") as tried:
+        with pytest.raises(ValueError, match="onnx_digest is .* are not of one export"):
+            detector.load(copy / "detail.onnx")
+        tried()
 
 
 def test_a_network_without_a_card_is_refused(copy):
     (copy / "detail.json").unlink()
     with pytest.raises(ValueError, match="has no model card detail.json beside it"):
         detector.load(copy / "detail.onnx")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"threshold": "high"}, {"threshold": float("nan")}, {"threshold": None}, {"unsure": [0.3]},
+     {"unsure": 3}, {"unsure": ["a", "b"]}, {"calibration": None}, {"calibration": {"slope": 1}},
+     {"calibration": {"slope": 1e999, "intercept": 0}}, {"data": {}}, {"data": {"title": 3}},
+     {"data": {"title": "Noise", "side": "16"}}, {"outside": {}}, {"outside": [1]},
+     {"outside": {"mean": [], "whitening": "x", "limit": 1}}, {"round_trips": ["explode:3"]},
+     {"round_trips": None}, {"round_trips": [["jpeg"]]}, {"name": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_card_whose_numbers_are_none_is_refused(copy, facts, tally):
+    with tally("models", "ONNX file whose card has no numbers") as tried:
+        with pytest.raises(ValueError, match="are missing or are no numbers. Make it anew"):
+            change(copy, **facts)
+        tried()
+
+
+@pytest.mark.parametrize("side", [8, 32, 0, -16, "16", None])
+def test_a_card_with_another_size_than_the_network_takes_is_refused(copy, side, tally):
+    with tally("models", "ONNX file that its card does not fit") as tried:
+        with pytest.raises(ValueError, match=rf"takes images of shape .* image_size {side}\. Make"):
+            change(copy, image_size=side)
+        tried()
+
+
+def exchanged(folder, data):
+    """Put other bytes in the network's place, with a card that fits them."""
+    (folder / "detail.onnx").write_bytes(data)
+    return change(folder, onnx_digest=runs.file_digest(folder / "detail.onnx"))
+
+
+def outer_weights(folder, place):
+    """Return the network's bytes, its weights to be found in another file."""
+    model = onnx.load(folder / "detail.onnx")
+    weight = next(one for one in model.graph.initializer if one.name == "weight")
+    Path(folder, "weight.bin").write_bytes(np.float32(WEIGHT).tobytes())
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=place)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("kind", ["noise", "empty", "pickle", "half", "weight.bin", "/etc/passwd",
+                                  "../../../../../../etc/passwd"])  # fmt: skip
+def test_a_file_that_is_no_network_of_its_own_is_refused(copy, kind, tally):
+    whole = (copy / "detail.onnx").read_bytes()
+    data = {
+        "noise": np.random.default_rng(0).bytes(2000), "empty": b"",
+        "pickle": b"\x80\x04cos\nsystem\n.", "half": whole[: len(whole) // 2],
+    }.get(kind) or (b"" if kind == "empty" else outer_weights(copy, kind))  # fmt: skip
+    with tally("models", "ONNX file that is none, or not whole") as tried:
+        with pytest.raises(ValueError, match="no network that ONNX Runtime loads: ") as caught:
+            exchanged(copy, data)
+        tried(survived="\n" not in str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_a_number_to_give_gives_no_verdict(copy, tmp_path, tally):
+    model = onnx.load(copy / "detail.onnx")
+    weight = next(one for one in model.graph.initializer if one.name == "weight")
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.array(np.nan, np.float32), "weight"))
+    made = exchanged(copy, model.SerializeToString())
+    with tally("models", "ONNX file whose weights are no numbers") as tried:
+        with pytest.raises(ValueError, match="detector detail gives nan .* its weights are spoilt"):
+            made.answer([noisy(0)])
+        tried()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\xff"])

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from w207lib import datasets, devices, images, importing, manifest, runs
+from w207lib import archives, datasets, devices, images, importing, manifest, runs
 
 
 def archive(path, tree, prefix="", **options):
@@ -29,14 +29,18 @@ def everything(folder):
 
 
 @pytest.fixture
-def refusal(home, tmp_path, contents):
-    """Check that an import is refused and that all is as before it."""
+def refusal(home, tmp_path, contents, tally):
+    """Check that an import is refused and that all is as before it; count it as a fault."""
 
-    def refuse(source, match, error=ValueError, name="mine", **options):
+    def refuse(source, match, error=ValueError, name="mine", fault=None, **options):
         before = contents(tmp_path)
         with pytest.raises(error, match=match) as caught:
             importing.add(name, source, **options)
-        assert contents(tmp_path) == before
+        after = contents(tmp_path)
+        if fault:
+            with tally("archives", fault) as tried:
+                tried(survived=after == before, lost=len(before.keys() - after.keys()))
+        assert after == before
         assert everything(home) == ["data"] or name != "mine"
         return caught.value
 
@@ -176,7 +180,8 @@ def test_an_archive_that_breaks_off_is_refused(refusal, tmp_path, tree, kind, sh
     if kind == "tar":  # plain tar ends in padding; what counts is where the last member ends
         size = int(tarfile.open(packed).getmembers()[-1].offset_data)
     packed.write_bytes(packed.read_bytes()[: int(size * share)])
-    refusal(packed, "(cannot be unpacked to its end|is no archive)")
+    words = "(cannot be unpacked to its end|is no archive)"
+    refusal(packed, words, fault="truncated archive")
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.xz", "tar.bz2"])
@@ -189,7 +194,8 @@ def test_an_archive_with_damaged_content_is_refused(refusal, tmp_path, tree, kin
     middle = len(data) // 2 if kind != "zip" else 50
     data[middle : middle + 16] = b"\xff\x00" * 8
     packed.write_bytes(data)
-    refusal(packed, "(cannot be unpacked to its end|is no archive)")
+    words = "(cannot be unpacked to its end|is no archive)"
+    refusal(packed, words, fault="damaged archive")
 
 
 def test_a_tar_with_a_damaged_header_is_not_taken_for_a_shorter_one(refusal, tmp_path, tree):
@@ -228,7 +234,7 @@ def test_an_encrypted_zip_is_refused(refusal, tmp_path, tree):
             data[place + offset] |= 1
             place = data.find(signature, place + 4)
     packed.write_bytes(data)
-    refusal(packed, "encrypted")
+    refusal(packed, "encrypted", fault="encrypted archive")
 
 
 ESCAPES = [
@@ -252,7 +258,8 @@ def test_a_member_that_leads_out_of_the_folder_is_refused(refusal, tmp_path, tre
                 info = tarfile.TarInfo(member)
                 info.size = len(good)
                 file.addfile(info, io.BytesIO(good))
-    refusal(packed, "is refused: its member .* leads out of the folder. Nothing of it was kept")
+    words = "is refused: its member .* leads out of the folder. Nothing of it was kept"
+    refusal(packed, words, fault="path out of the folder, or absolute")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE,
@@ -263,7 +270,7 @@ def test_a_link_or_device_in_a_tar_is_refused(refusal, tmp_path, kind, target):
         info = tarfile.TarInfo("REAL/link.png")
         info.type, info.linkname = kind, target
         file.addfile(info)
-    refusal(tmp_path / "a.tar", "is a link or a device")
+    refusal(tmp_path / "a.tar", "is a link or a device", fault="link or device")
 
 
 def test_a_link_in_a_zip_is_refused(refusal, tmp_path):
@@ -271,7 +278,7 @@ def test_a_link_in_a_zip_is_refused(refusal, tmp_path):
         info = zipfile.ZipInfo("REAL/link.png")
         info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
         file.writestr(info, "/etc/passwd")
-    refusal(tmp_path / "a.zip", "is a link")
+    refusal(tmp_path / "a.zip", "is a link", fault="link or device")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -300,7 +307,7 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("where", [(importing, "_write"), (runs, "write_table"),
+@pytest.mark.parametrize("where", [(archives, "_write"), (runs, "write_table"),
                                    (runs, "write_json")])  # fmt: skip
 def test_a_full_disk_leaves_nothing_and_says_so(refusal, tmp_path, tree, monkeypatch, where):
     packed = archive(tmp_path / "a.zip", tree)
@@ -330,7 +337,7 @@ def test_ctrl_c_while_unpacking_keeps_the_partial_and_the_next_import_is_whole(
         if len(written) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(importing, "_write", interrupted)
+    monkeypatch.setattr(archives, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         importing.add("mine", packed)
     assert len(written) == 3 and len(list((home / "data").glob(".mine.partial/raw/**/*.png"))) == 3
@@ -462,7 +469,7 @@ def test_a_tar_larger_than_the_disk_is_refused_before_it_is_unpacked(
 ):
     packed = archive(tmp_path / "a.tar.gz", tree)
     monkeypatch.setattr(devices, "free_bytes", lambda path: packed.stat().st_size - 1)
-    monkeypatch.setattr(importing, "_write", lambda *_: pytest.fail("something was written"))
+    monkeypatch.setattr(archives, "_write", lambda *_: pytest.fail("something was written"))
     error = refusal(packed, "the disk is full: .*nothing of it was kept. The disk of .* are needed",
                     error=OSError)  # fmt: skip
     assert error.errno == errno.ENOSPC

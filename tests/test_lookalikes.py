@@ -174,15 +174,15 @@ def test_camera_sizes_are_read(home, tmp_path, make_tree, width, height):
 
 CHILD = """
 import sys, time
-from w207lib import cli, images, importing, manifest
+from w207lib import archives, cli, images, manifest
 manifest.CHUNK = 3
 manifest.joblib.cpu_count = lambda: 1
 pause = lambda: time.sleep(0.02)
-read, write = images.open_image, importing._write
+read, write = images.open_image, archives._write
 if sys.argv[1] == "reading":
     images.open_image = lambda path: pause() or read(path)
 else:
-    importing._write = lambda path, data: pause() or write(path, data)
+    archives._write = lambda path, data: pause() or write(path, data)
 sys.exit(cli.main(["data", "add", "kaggle60k", sys.argv[2]]))
 """
 

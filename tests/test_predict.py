@@ -1,7 +1,10 @@
+import base64
 import dataclasses
 import json
 import math
+import pickle
 import shutil
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -146,9 +149,10 @@ def change(folder, **facts):
 def test_a_model_is_loaded_with_all_that_must_be_known_to_use_it(trained, learnable):
     model, facts = predict.load(trained)
     assert model.input_shape == (None, 16, 16, 3)
-    assert {"label_map", "threshold", "image_size", "resampling", "data_digest", "recipe"} == set(
-        facts
-    )
+    assert set(facts) == {
+        "label_map", "threshold", "image_size", "resampling", "data_digest", "recipe",
+        "weights_digest",
+    }  # fmt: skip
     assert facts["label_map"] == {"REAL": 0, "FAKE": 1}
     assert facts["data_digest"] == learnable.digest
 
@@ -159,10 +163,12 @@ def test_a_model_is_loaded_with_all_that_must_be_known_to_use_it(trained, learna
      ({"resampling": "nearest"}, "resampling is 'nearest', expected 'bicubic'"),
      ({"image_size": 32}, "takes images of side 16, its facts say 32")],
 )  # fmt: skip
-def test_a_model_whose_facts_do_not_fit_is_refused(copy, facts, match):
+def test_a_model_whose_facts_do_not_fit_is_refused(copy, facts, match, tally):
     change(copy, **facts)
-    with pytest.raises(ValueError, match=match):
-        predict.load(copy)
+    with tally("models", "Keras file that its facts do not fit") as tried:
+        with pytest.raises(ValueError, match=match):
+            predict.load(copy)
+        tried()
 
 
 @pytest.mark.parametrize("name", [predict.WEIGHTS, predict.FACTS])
@@ -172,14 +178,179 @@ def test_a_folder_that_is_no_finished_training_is_refused(copy, name):
         predict.load(copy)
 
 
-def test_a_model_that_brings_code_is_refused(copy):
+def rewritten(path, **members):
+    """Change members of a ``.keras`` file, which is a zip."""
+    with zipfile.ZipFile(path) as file:
+        held = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in (held | members).items():
+            file.writestr(name, data)
+
+
+def configured(path, change):
+    """Change a ``.keras`` file's configuration; ``change`` gets it as a dict."""
+    with zipfile.ZipFile(path) as file:
+        config = json.loads(file.read("config.json"))
+    rewritten(path, **{"config.json": json.dumps(change(config) or config)})
+
+
+def with_layer(path, kind, module="keras.layers", **config):
+    """Put a layer of another kind in the place of the first that is none of the inputs."""
+
+    def change(facts):
+        layer = facts["config"]["layers"][1]
+        layer |= {"module": module, "class_name": kind, "registered_name": None}
+        layer["config"] = {"name": layer["config"]["name"], **config}
+        layer.pop("build_config", None)
+
+    configured(path, change)
+
+
+TOUCH = "__import__('pathlib').Path({!r}).touch()"
+
+
+class Pickled:
+    """Touches a file where it is unpickled."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return exec, (TOUCH.format(self.place),)
+
+
+def lambda_layer(path, mark):
+    """A Lambda layer, whose bytecode lies in the file."""
     import keras
 
     inputs = keras.Input((16, 16, 3))
-    outputs = keras.layers.Lambda(lambda x: x[:, 0, 0, :1] / 255)(inputs)
-    keras.Model(inputs, outputs).save(copy / predict.WEIGHTS)
-    with pytest.raises(ValueError, match="unsafe|safe_mode"):
-        predict.load(copy)
+    code = eval(f"lambda x: ({TOUCH.format(mark)}, x[:, 0, 0, :1] / 255)[1]")
+    keras.Model(inputs, keras.layers.Lambda(code, output_shape=(1,))(inputs)).save(path)
+
+
+def function_as_lambda(path, mark):
+    """A Lambda that names a function of the standard library instead of bytecode."""
+    function = {"class_name": "function", "module": "subprocess", "config": "check_call",
+                "registered_name": "function"}  # fmt: skip
+    with_layer(path, "Lambda", function=function, arguments={"args": ["touch", mark]})
+
+
+def whole_model_is_a_call(path, mark):
+    """A class of another module in the model's place, whose constructor acts."""
+    config = {"args": ["touch", mark]}
+    configured(path, lambda _: {"module": "subprocess", "class_name": "Popen", "config": config,
+                                "registered_name": None})  # fmt: skip
+
+
+def layer_of_another_module(path, mark):
+    """A class of the standard library in a layer's place."""
+    with_layer(path, "Popen", "subprocess", args=["touch", mark])
+
+
+def unknown_layer(path, mark):
+    """A layer class that only its author has."""
+    with_layer(path, "MyLayer", "mine.layers")
+
+
+def safety_switched_off(path, mark):
+    """A call in the file that would switch the check off for what follows."""
+    with_layer(path, "enable_unsafe_deserialization", "keras.config")
+
+
+def torch_wrapper(path, mark):
+    """A wrapped PyTorch module, which is a pickle."""
+    data = base64.b64encode(pickle.dumps(Pickled(mark))).decode()
+    with_layer(path, "TorchModuleWrapper", module_pickle=data, output_shape=[None, 1])
+
+
+def file_as_vocabulary(path, mark):
+    """A layer that reads a file of this machine as its vocabulary."""
+    with_layer(path, "StringLookup", vocabulary=__file__)
+
+
+def plain_pickle(path, mark):
+    """A pickle with the ending of a network."""
+    path.write_bytes(pickle.dumps(Pickled(mark)))
+
+
+def pickled_weights(path, mark):
+    """A pickle where the weights should be."""
+    rewritten(path, **{"model.weights.h5": pickle.dumps(Pickled(mark))})
+
+
+def hdf5_with_lambda(path, mark):
+    """The older format, in which Lambda layers were once loaded unasked."""
+    lambda_layer(path.with_suffix(".h5"), mark)
+    path.with_suffix(".h5").rename(path)
+
+
+def cut_in_half(path, mark):
+    """Half a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path, mark):
+    """No byte at all."""
+    path.write_bytes(b"")
+
+
+def without_configuration(path, mark):
+    """No JSON in the configuration."""
+    rewritten(path, **{"config.json": b"{"})
+
+
+def other_sizes(path, mark):
+    """A layer of another size than its weights."""
+    configured(path, lambda facts: facts["config"]["layers"][-1]["config"].update(units=3))
+
+
+def far_too_large(path, mark):
+    """A layer whose weights would need terabytes."""
+
+    def change(facts):
+        facts["config"]["layers"][-2]["config"]["units"] = 2**40
+
+    configured(path, change)
+
+
+HOSTILE = [
+    lambda_layer, function_as_lambda, whole_model_is_a_call, layer_of_another_module,
+    unknown_layer, safety_switched_off, torch_wrapper, file_as_vocabulary, plain_pickle,
+    pickled_weights, hdf5_with_lambda, cut_in_half, empty, without_configuration, other_sizes,
+    far_too_large,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", HOSTILE, ids=lambda spoil: spoil.__name__)
+def test_a_network_file_with_code_in_it_or_damaged_is_refused(copy, tmp_path, spoil, tally):
+    mark = tmp_path / "executed"
+    spoil(copy / predict.WEIGHTS, str(mark))
+    with tally("models", "Keras file with code in it, or damaged") as tried:
+        with pytest.raises(ValueError, match="is refused: it is no network that can") as caught:
+            predict.load(copy)
+        tried(survived=not mark.exists())
+    assert not mark.exists() and "\n" not in str(caught.value)
+
+
+def test_weights_of_another_training_are_refused(copy, tally):
+    import keras
+
+    model = keras.models.load_model(copy / predict.WEIGHTS)
+    model.set_weights([weight + 0.01 for weight in model.get_weights()])
+    model.save(copy / predict.WEIGHTS)
+    with tally("models", "Keras file that its facts do not fit") as tried:
+        with pytest.raises(ValueError, match="holds other weights than model.json was written for"):
+            predict.load(copy)
+        tried()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "null", "\xff"])
+def test_facts_that_are_none_are_refused(copy, text, tally):
+    (copy / predict.FACTS).write_bytes(text.encode("latin-1"))
+    with tally("models", "Keras file that its facts do not fit") as tried:
+        with pytest.raises(ValueError, match="model.json says nothing about a model"):
+            predict.load(copy)
+        tried()
 
 
 def test_batches_and_arrays_give_the_same_scores(trained, learnable):
@@ -224,8 +395,10 @@ def test_a_baseline_is_scored_by_its_statistics(learnable, tiny_profile, tmp_pat
     assert len(runs.test_scorings(tmp_path)) == 1
 
 
-def test_other_data_than_the_model_was_trained_on_are_refused(copy, learnable, tmp_path):
+def test_other_data_than_the_model_was_trained_on_are_refused(copy, learnable, tmp_path, tally):
     other = dataclasses.replace(learnable, manifest=learnable.manifest.iloc[1:])
-    with pytest.raises(ValueError, match="model was trained on data .*Train it again"):
-        predict.score_test(copy, other, None, root=tmp_path)
+    with tally("models", "Keras file that its facts do not fit") as tried:
+        with pytest.raises(ValueError, match="model was trained on data .*Train it again"):
+            predict.score_test(copy, other, None, root=tmp_path)
+        tried()
     assert runs.test_scorings(tmp_path).empty and not (copy / "test.parquet").exists()

@@ -20,9 +20,9 @@ layer  modules
        ``selective`` · ``operating`` (points) · ``comparing`` · ``evaluation_plots`` ·
        ``claims`` (what reported numbers imply) · ``checks_plots`` ·
        ``looks`` (at the test split) · ``exercises`` (graded, by Otter-Grader)
-2      ``images`` (decoding) · ``crops`` · ``datasets`` (by name) ·
+2      ``images`` (decoding) · ``named_files`` · ``crops`` · ``datasets`` (by name) ·
        ``shards`` (decode once) · ``manifest`` ·
-       ``fetching`` (from Kaggle) · ``importing`` · ``clean`` · ``split`` ·
+       ``fetching`` (from Kaggle) · ``archives`` · ``importing`` · ``clean`` · ``split`` ·
        ``traces`` (of storing) · ``duplicates`` · ``probes`` (of short cuts) · ``resampling`` ·
        ``data_checks`` · ``audit`` · ``audit_page`` · ``audit_plots`` · ``faults`` (planted in data)
 3      ``feeding`` · ``pipeline`` (manifest → tensors) ·

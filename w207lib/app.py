@@ -234,7 +234,7 @@ def _show_many(made: detector.Detector, judged: list[uploads.Judged], key: str) 
     )  # fmt: skip
     with st.container(horizontal=True):
         st.download_button(
-            "Table as CSV", rows.to_csv(index=False), "verdicts.csv", "text/csv",
+            "Table as CSV", detector.as_csv(rows), "verdicts.csv", "text/csv",
             on_click="ignore", icon=":material/download:",
         )  # fmt: skip
         st.download_button(

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from w207lib import detector
+from w207lib import detector, named_files
 
 
 def judge_pictures(options) -> int:
@@ -31,7 +31,7 @@ def judge_pictures(options) -> int:
             raise ValueError(f"{target}: there is no folder {Path(target).resolve().parent}.")
         if Path(target).is_dir():
             raise ValueError(f"{target} is a folder; expected a file to write.")
-    files = detector.find_images(words)
+    files = named_files.find_images(words)
     judge = detector.load(options.model)
     rows = judge.judge(files)
     if len(files) > 50:
@@ -90,7 +90,11 @@ def _listed() -> list[str]:
 
 
 def _write_csv(table, target) -> None:
-    table.to_csv(target, index=False, lineterminator="\n")
+    text = detector.as_csv(table)
+    if hasattr(target, "write"):
+        target.write(text)
+    else:
+        Path(target).write_text(text, encoding="utf-8", newline="")
 
 
 def _write_json(table, target) -> None:
@@ -102,9 +106,15 @@ def _write_json(table, target) -> None:
         Path(target).write_text(text, encoding="utf-8")
 
 
+def _printable(name: str) -> str:
+    """Return a name whose control characters, which could steer a terminal, are spelt out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
 def _print_verdicts(table, judge) -> None:
     most = 100
     shown = table.head(most).fillna({"label": "–"})
+    shown = shown.assign(path=shown["path"].map(_printable))
     print(shown.to_string(index=False, na_rep="–", float_format=lambda v: f"{v:.3f}"))
     if len(table) > most:
         print(f"… and {len(table) - most:,} more; --csv FILE writes them all")

@@ -88,7 +88,7 @@ def read_predictions(source: Path) -> pd.DataFrame:
         )
     try:
         table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
-    except ValueError as error:  # what both readers raise of a file that is no table
+    except (ValueError, OSError) as error:  # what both readers raise of a file that is no table
         raise ValueError(
             f"{source} cannot be read as a predictions table: {str(error).splitlines()[0]}"
         ) from error

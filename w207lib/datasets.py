@@ -179,11 +179,9 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
             if class_name is None:
                 continue
             made_by = "real" if class_name == "REAL" else (below or default)
-            facts = entry.stat()
-            rows.append(
-                (path, class_name, made_by, dataset.name, "", split, facts.st_size,
-                 facts.st_mtime_ns)
-            )  # fmt: skip
+            size, modified = _size_and_time(entry)
+            rows.append((shown(path), class_name, shown(made_by), dataset.name, "", split, size,
+                         modified))  # fmt: skip
     if not rows:
         expected = (
             f"fits --real {dataset.real!r} or --fake {dataset.fake!r}"
@@ -208,7 +206,27 @@ def _folders(root: Path) -> Iterator[tuple[PurePosixPath, list[os.DirEntry]]]:
         with os.scandir(root / folder) as found:
             entries = [entry for entry in found if not entry.name.startswith(".")]
         waiting += [folder / e.name for e in entries if e.is_dir(follow_symlinks=False)]
-        yield folder, [entry for entry in entries if entry.is_file()]
+        yield folder, [entry for entry in entries if not _leads_to_folder(entry)]
+
+
+def _leads_to_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _size_and_time(entry: os.DirEntry) -> tuple[int, int]:
+    try:
+        facts = entry.stat()
+    except OSError:  # a link to nothing; whoever reads it will say so
+        return 0, 0
+    return facts.st_size, facts.st_mtime_ns
+
+
+def shown(name: str) -> str:
+    """Return a file's name as text: a byte that is no UTF-8 comes as a backslash and ``udc…``."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _normal(name: str) -> str:
@@ -253,7 +271,14 @@ def _with_sidecar(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     path = dataset.root / SIDECAR
     if not path.is_file():
         return table
-    extra = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        extra = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # what pandas raises of a file that is no table
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"{path} cannot be read ({reason}); expected a CSV file in UTF-8 with a column 'path'. "
+            "Mend it, or take it away."
+        ) from None
     known = [c for c in ("generator", "source", "group") if c in extra.columns]
     if "path" not in extra.columns or extra["path"].duplicated().any():
         raise ValueError(

@@ -6,9 +6,9 @@ them. Its words are careful on purpose: a score says what an image resembles, no
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +28,8 @@ LARGEST_CHECKED = 512
 """Round trips are made of a copy with at most this many pixels a side."""
 CHUNK = 256
 FORMAT = 1
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A cell that begins so is a formula to a spreadsheet, even in quotes."""
 
 
 class _View(NamedTuple):
@@ -93,10 +95,24 @@ class Detector:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(
-            str(self.path), options, providers=["CPUExecutionProvider"]
-        )
+        options.log_severity_level = 4  # what goes wrong is raised, too
+        network = self.path.read_bytes()  # not by its path: no weights from files beside it
+        try:
+            session = onnxruntime.InferenceSession(
+                network, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise ValueError(
+                f"{self.path} is no network that ONNX Runtime loads: "
+                f"{str(error).splitlines()[0][:200]} Make it anew with w207 export."
+            ) from None
+        shape = session.get_inputs()[0].shape[1:]
+        if shape != [self.size, self.size, 3]:
+            raise ValueError(
+                f"{self.path} takes images of shape {shape}, but its card says image_size "
+                f"{self.size}. Make both anew with w207 export."
+            )
+        return session
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Run the network; where its card says ``mirror``, on the mirror image too, and average.
@@ -127,6 +143,11 @@ class Detector:
     def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         feed = {self._session.get_inputs()[0].name: pixels.astype(np.float32)}
         logit, *heat = self._session.run(None, feed)
+        if not np.isfinite(logit).all():
+            raise ValueError(
+                f"detector {self.card['name']} gives {logit[~np.isfinite(logit)][0]} for an "
+                "image, which is no score: its weights are spoilt. Make it anew with w207 export."
+            )
         return logit.reshape(len(pixels)), (heat[0][..., 0] if heat else None)
 
     def calibrate(self, logit: np.ndarray) -> np.ndarray:
@@ -198,7 +219,7 @@ class Detector:
         yield from self._judge_chunk(chunk)
 
     def _judge_chunk(self, paths: list[str | Path]) -> Iterable[dict]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(images.most_at_once()) as pool:
             views = list(pool.map(self._read, paths))
         answers = iter(self._answer([view for view in views if isinstance(view, _View)]))
         for path, view in zip(paths, views, strict=True):
@@ -262,7 +283,7 @@ def load(name: str | Path = DEFAULT) -> Detector:
 
     Raises:
         ValueError: There is no such detector, or its card is of another network, or of another
-            version of the project.
+            version of the project, or lacks a number; or the network takes another size.
     """
     path = Path(name) if str(name).endswith(".onnx") else models_folder() / f"{name}.onnx"
     if not path.is_file():
@@ -294,44 +315,30 @@ def load(name: str | Path = DEFAULT) -> Detector:
                 f"{path.with_suffix('.json')}: {key} is {card.get(key)!r}, expected {value!r}. "
                 "File and card are not of one export; make both anew with w207 export."
             )
-    return Detector(path, card)
+    if not _has_numbers(card):
+        raise ValueError(
+            f"{path.with_suffix('.json')}: threshold, unsure, calibration, data, outside or "
+            "round_trips are missing or are no numbers. Make it anew with w207 export."
+        )
+    made = Detector(path, card)
+    _ = made._session  # so that a network that does not fit is refused here
+    return made
 
 
-def find_images(arguments: Iterable[str]) -> list[Path]:
-    """Turn command-line words into image files.
-
-    Args:
-        arguments: Files, folders (searched to the bottom for image suffixes) and patterns with
-            ``*``, ``?`` or ``[]``.
-
-    Returns:
-        Files in the order given, those of a folder sorted; a file that was named twice, or by
-        its folder too, comes once. One that was named stays in, whether it exists or not, so
-        that it gets its row.
-
-    Raises:
-        ValueError: A folder or a pattern has no image.
-    """
-    import glob
-
-    found: dict[Path, None] = {}
-    for word in arguments:
-        path = Path(word)
-        if os.path.isdir(word):  # Path.is_dir raises on what cannot be a name
-            some = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
-            some, kind = [p for p in some if not p.is_dir()], "folder"
-        elif not os.path.lexists(word) and glob.has_magic(word):
-            some = [Path(p) for p in sorted(glob.glob(word, recursive=True)) if Path(p).is_file()]
-            kind = "pattern"
-        else:
-            some, kind = [path], "file"
-        if not some:
-            raise ValueError(
-                f"{kind} {word} has no image; expected files that end in "
-                f"{', '.join(sorted(images.SUFFIXES))}."
-            )
-        found |= dict.fromkeys(some)
-    return list(found)
+def _has_numbers(card: dict) -> bool:
+    """Whether all that an answer is worked out from stands in a card."""
+    try:
+        numbers = [
+            card["threshold"], *card["unsure"], card["calibration"]["slope"],
+            card["calibration"]["intercept"], card["data"]["side"], card["outside"]["limit"],
+            *np.ravel(card["outside"]["mean"]), *np.ravel(card["outside"]["whitening"]),
+        ]  # fmt: skip
+        for condition in card["round_trips"]:
+            perturb.parse(str(condition))
+        named = isinstance(card["name"], str) and isinstance(card["data"]["title"], str)
+        return bool(named and len(card["unsure"]) == 2 and np.isfinite(np.array(numbers)).all())
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def models_folder() -> Path:
@@ -353,3 +360,16 @@ def _within(picture: np.ndarray, side: int) -> np.ndarray:
 def as_table(rows: Iterable[dict]) -> pd.DataFrame:
     """Gather rows of ``Detector.judge`` into one table with ``COLUMNS``."""
     return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"score": "float64"})
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """Return a table of ``as_table`` as CSV that is safe to open in a spreadsheet.
+
+    A name that would be a formula there has ``./`` before it: the same file, and plain text.
+    """
+    names = [f"./{name}" if name.startswith(FORMULA) else name for name in table["path"]]
+    carriage_return = any("\r" in name for name in names)  # the writer would not quote it
+    return table.assign(path=names).to_csv(
+        index=False, lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if carriage_return else csv.QUOTE_MINIMAL,
+    )  # fmt: skip

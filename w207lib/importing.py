@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-import lzma
 import re
 import shutil
-import stat
-import tarfile
-import zipfile
-import zlib
 from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
-from w207lib import config, datasets, devices, fetching, manifest, runs, schema
-from w207lib.images import SUFFIXES
-
-_DAMAGE = (
-    tarfile.TarError, zipfile.BadZipFile, EOFError, RuntimeError, zlib.error, lzma.LZMAError,
-    OSError,
-)  # fmt: skip
-"""What the standard library raises of a broken archive; an OSError only without a number."""
-
+from w207lib import config, datasets, fetching, manifest, runs, schema
+from w207lib.archives import unpack
 
 RESERVED = ("models", "cards", *datasets.BUNDLED)
 MARKER, LOCK = "source.json", ".lock"
@@ -199,119 +186,6 @@ def require_classes(table: pd.DataFrame, source: Path) -> None:
                 f"{source.name}: class {class_name} has {came}; expected at least one in each "
                 "class. Name them with --real GLOB --fake GLOB if they lie in other folders."
             )
-
-
-def unpack(archive: Path, target: Path) -> int:
-    """Unpack the images (and ``images.csv``) of an archive.
-
-    Args:
-        archive: A ``.zip``, or a ``.tar`` with any compression.
-        target: The folder to fill; made when missing.
-
-    Returns:
-        The number of files written.
-
-    Raises:
-        ValueError: It is no archive, it breaks off, it is encrypted, or a member has an
-            absolute path, leads out of the folder, or is a link. Nothing outside ``target``
-            is written.
-        OSError: The disk is full.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        if zipfile.is_zipfile(archive):
-            return _unpack_zip(archive, target)
-        return _unpack_tar(archive, target)
-    except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's fault, not the archive's
-        if isinstance(error, tarfile.ReadError) and "not" in str(error):
-            raise ValueError(
-                f"{archive.name} is no archive that can be read ({error}); expected a folder, "
-                "a .zip, or a .tar with gzip, bzip2 or xz compression."
-            ) from None
-        raise ValueError(
-            f"{archive.name} cannot be unpacked to its end: {error}. "
-            "Fetch it again, or unpack it by hand and give the folder."
-        ) from None
-
-
-def _unpack_zip(archive: Path, target: Path) -> int:
-    with zipfile.ZipFile(archive) as file:
-        members = [m for m in file.infolist() if not m.is_dir()]
-        for member in members:
-            _check_member(member.filename, archive)
-            if stat.S_ISLNK(member.external_attr >> 16):
-                raise ValueError(_refusal(archive, member.filename, "is a link"))
-        wanted = [m for m in members if _wanted(m.filename)]
-        devices.require_disk(target, sum(m.file_size for m in wanted))
-        for member in tqdm(wanted, desc=f"unpack {archive.name}", unit="file", leave=False):
-            with file.open(member) as data:
-                _write(target / member.filename, data)
-    return len(wanted)
-
-
-def _unpack_tar(archive: Path, target: Path) -> int:
-    count = 0
-    with (
-        archive.open("rb") as raw,
-        tqdm(
-            total=archive.stat().st_size, desc=f"unpack {archive.name}", unit="B",
-            unit_scale=True, leave=False,
-        ) as bar,
-        tarfile.open(fileobj=raw, mode="r:*", tarinfo=_StrictMember) as file,
-    ):  # fmt: skip
-        devices.require_disk(target, archive.stat().st_size)  # at least; no list says more
-        for member in file:
-            _check_member(member.name, archive)
-            if member.issym() or member.islnk() or member.isdev():
-                raise ValueError(_refusal(archive, member.name, "is a link or a device"))
-            if member.isfile() and _wanted(member.name):
-                _write(target / member.name, file.extractfile(member))
-                count += 1
-            bar.update(raw.tell() - bar.n)
-        while file.fileobj.read(2**20):
-            pass  # a checksum stands at the very end
-    return count
-
-
-class _StrictMember(tarfile.TarInfo):
-    """A member whose header must be whole: ``tarfile`` takes a damaged one for the end."""
-
-    @classmethod
-    def frombuf(cls, buf, encoding, errors):
-        """Read a header, and fail unless it is whole or the end's mark."""
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the stubs lack it
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"damaged at a header ({error})") from None
-
-
-def _check_member(name: str, archive: Path) -> None:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or ".." in parts:
-        raise ValueError(_refusal(archive, name, "leads out of the folder"))
-
-
-def _refusal(archive: Path, member: str, what: str) -> str:
-    return (
-        f"{archive.name} is refused: its member {member!r} {what}. Nothing of it was kept; "
-        "make an archive of plain files with relative names."
-    )
-
-
-def _wanted(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts if part != ".")
-    return not hidden and (path.suffix.lower() in SUFFIXES or path.name == datasets.SIDECAR)
-
-
-def _write(path: Path, data) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        shutil.copyfileobj(data, file)
 
 
 def _fingerprint(source: str | Path) -> dict:

@@ -91,14 +91,23 @@ def _refresh(dataset: Dataset, processes: int | None) -> None:
         marker.unlink(missing_ok=True)
         runs.write_table(tables[0], measured)
         runs.write_table(tables[1], grey_levels)
-        runs.write_json(marker, key)
+        runs.write_json(marker, key | {"tables": _digests(tables)})
     shutil.rmtree(dataset.cache / "measured", ignore_errors=True)
 
 
 def _is_current(marker: Path, key: dict, tables: list[Path]) -> bool:
     if not marker.is_file() or not all(path.is_file() for path in tables):
         return False
-    return json.loads(marker.read_text(encoding="utf-8")) == key
+    try:
+        found = dict(json.loads(marker.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):  # damaged
+        return False
+    digests = found.pop("tables", None)  # older caches have none
+    return found == key and digests in (None, _digests(tables))
+
+
+def _digests(tables: list[Path]) -> dict[str, str]:
+    return {path.name: runs.file_digest(path) for path in tables}
 
 
 def _measure(
@@ -108,7 +117,7 @@ def _measure(
     todo = [(path, paths) for path, paths in files if not _is_whole(path, len(paths))]
     if processes is None:
         many = len(found) * IMAGE_SECONDS + found["size"].sum() * BYTE_SECONDS > MANY_SECONDS
-        processes = joblib.cpu_count() if many else 1
+        processes = min(joblib.cpu_count(), images.most_at_once()) if many else 1
     roomy = devices.free_bytes(dataset.cache) > 2 * len(found) * 3 * shards.SMALL**2
     work = joblib.Parallel(n_jobs=processes, return_as="generator")(
         joblib.delayed(_measure_chunk)(
@@ -201,13 +210,15 @@ def _measure_image(root: Path, path: str) -> tuple[dict, list[int], np.ndarray |
     try:
         image, header = images.open_image(root / path)
     except images.UnreadableImage as error:
-        size = (root / path).stat().st_size
+        size = (root / path).stat().st_size  # of a pipe 0
         fault = {"bytes": size, "status": error.status, "reason": error.reason}
         return facts | fault, [], None
     except OSError as error:
-        fault = {"status": "corrupted", "reason": error.strerror or str(error)}
-        return facts | fault, [], None
-    pixels, grey = np.asarray(image), image.convert("L")
+        reason = error.strerror or str(error)
+        if isinstance(error, FileNotFoundError) and "\\udc" in path:  # see datasets.shown
+            reason = "its name is not UTF-8; rename the file"
+        return facts | {"status": "corrupted", "reason": reason}, [], None
+    pixels, grey = images.as_array(image), image.convert("L")
     facts |= header | {
         "pixel_hash": images.pixel_hash(pixels), "perceptual_hash": images.perceptual_hash(grey),
     }  # fmt: skip

@@ -138,7 +138,8 @@ def load(folder: str | Path):
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: Label map, resampling filter or input size are not what this version of
-            the project uses, or the model needs code to be loaded.
+            the project uses, the weights are not those that the facts are of, or the file is
+            damaged, or needs code of its own to be loaded.
     """
     folder = Path(folder)
     for name in (WEIGHTS, FACTS):
@@ -147,7 +148,12 @@ def load(folder: str | Path):
                 f"{folder} has no {name}; expected the folder of a finished training, such as "
                 "runs/sample/models/w207_simple."
             )
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    try:
+        facts = dict(json.loads((folder / FACTS).read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{folder / FACTS} says nothing about a model: it is damaged. Train the model again."
+        ) from None
     expected = {"label_map": schema.LABEL_MAP, "resampling": images.RESAMPLING}
     for key, value in expected.items():
         if facts.get(key) != value:
@@ -155,13 +161,33 @@ def load(folder: str | Path):
                 f"{folder / FACTS}: {key} is {facts.get(key)!r}, expected {value!r}. "
                 "Train the model again with this version."
             )
-    model = quiet_keras().models.load_model(folder / WEIGHTS)  # safe_mode refuses code
+    model = _load_network(folder / WEIGHTS)
+    if facts.get("weights_digest") not in (None, weights_digest(model)):  # older ones have none
+        raise ValueError(
+            f"{folder / WEIGHTS} holds other weights than {FACTS} was written for. One of the "
+            "files is of another training; train the model again."
+        )
     if model.input_shape[1] != facts.get("image_size"):
         raise ValueError(
             f"{folder}: the model takes images of side {model.input_shape[1]}, its facts say "
             f"{facts.get('image_size')!r}. One of the files is of another training."
         )
     return model, facts
+
+
+def _load_network(path: Path):
+    """Load a ``.keras`` file that needs no code of its own."""
+    keras = quiet_keras()
+    try:
+        model = keras.models.load_model(path, safe_mode=True)
+        _ = model.input_shape[1], fake_column(model)
+        return model
+    except Exception as error:  # Keras raises whatever a hostile file makes it stumble over
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise ValueError(
+            f"{path} is refused: it is no network that can be loaded without code of its own "
+            f"({reason[:200]}). Train the model again, or get its file again from whom you trust."
+        ) from error
 
 
 def weights_digest(model) -> str:

@@ -231,6 +231,7 @@ def train_against(
             "epochs": len(history), "best_epoch": int(history["val_loss"].idxmin()) + 1,
             "seconds": round(float(history["seconds"].sum()), 1), "precision": precision,
         },
+        weights_digest=predict.weights_digest(model),
     )  # fmt: skip
     return run.finish()
 

@@ -37,6 +37,7 @@ def check_manifest(manifest: pd.DataFrame) -> pd.DataFrame:
     _require_values(manifest, "label", (REAL, FAKE), "manifest")
     _require_values(manifest, "status", STATUSES, "manifest")
     _require_values(manifest, "split", ("", *SPLITS), "manifest")
+    _require_present(manifest, ("path",), "manifest")
     _require_unique(manifest, ["path"], "manifest")
     return manifest
 
@@ -53,7 +54,8 @@ def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         ValueError: A column is missing, a label or split is unknown, a score is not a number
-            in [0, 1], or an image stands twice for one model and condition.
+            in [0, 1], a path, generator, model or condition is missing, or an image stands
+            twice for one model and condition. The message names the first row concerned.
     """
     _require_columns(predictions, PREDICTION_COLUMNS, "predictions table")
     _require_values(predictions, "label", (REAL, FAKE), "predictions table")
@@ -68,6 +70,7 @@ def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
             f"{value!r}; expected P(FAKE), a number in [0, 1]. "
             "Score the image again, or drop the row."
         )
+    _require_present(predictions, ("path", "generator", "model", "condition"), "predictions table")
     _require_unique(predictions, ["path", "split", "model", "condition"], "predictions table")
     return predictions
 
@@ -86,9 +89,20 @@ def _require_values(table: pd.DataFrame, column: str, allowed: tuple, what: str)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise ValueError(
-            f"{what}: row {row} has {column} {table[column].iloc[row]!r}; "
+            f"{what}: row {row} has {column} {table[column].astype(object).iloc[row]!r}; "
             f"expected one of {', '.join(map(repr, allowed))}."
         )
+
+
+def _require_present(table: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
+    for column in columns:
+        missing = table[column].isna().to_numpy()
+        if missing.any():
+            row = int(np.flatnonzero(missing)[0])
+            raise ValueError(
+                f"{what}: row {row} has no {column}. Grouping would leave it out without a word: "
+                "fill it in, or drop the row."
+            )
 
 
 def _require_unique(table: pd.DataFrame, columns: list[str], what: str) -> None:

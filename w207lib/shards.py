@@ -187,7 +187,7 @@ def _finished(
 def usual_processes(rows: pd.DataFrame) -> int:
     """Return how many processes decode these manifest rows: one, or one a processor."""
     many = (rows["width"] * rows["height"]).sum() > MANY_PIXELS or len(rows) > MANY_IMAGES
-    return joblib.cpu_count() if many else 1
+    return min(joblib.cpu_count(), images.most_at_once()) if many else 1
 
 
 def find(dataset: Dataset, rows: pd.DataFrame, size: int) -> Shards | None:

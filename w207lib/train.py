@@ -302,12 +302,14 @@ def _finish(
             **({"mirror": True} if mirror else {}),
             **({"devices": shared} if shared > 1 else {}),
         },
+        weights_digest=predict.weights_digest(model),
     )  # fmt: skip
 
 
 def write_results(
-    place: Path, predictions: pd.DataFrame, data: Data, *, seed: int, facts: dict
-) -> None:
+    place: Path, predictions: pd.DataFrame, data: Data, *, seed: int, facts: dict,
+    weights_digest: str | None = None,
+) -> None:  # fmt: skip
     """Write what every run folder has, network or not.
 
     Args:
@@ -316,6 +318,7 @@ def write_results(
         data: What it was trained on.
         seed: Its seed.
         facts: More for ``metrics.json``, such as parameters and seconds.
+        weights_digest: Of a network, ``predict.weights_digest``.
     """
     threshold = evaluate.choose_threshold(predictions)
     scored = evaluate.score(predictions, threshold=threshold)
@@ -327,6 +330,7 @@ def write_results(
     predict.save_facts(
         place, recipe=facts["recipe"], image_size=data.size, threshold=threshold,
         data_digest=data.digest, **({"mirror": True} if facts.get("mirror") else {}),
+        **({"weights_digest": weights_digest} if weights_digest else {}),
     )  # fmt: skip
     runs.write_json(place / "provenance.json", provenance.gather(seed=seed, data=data.digest))
 

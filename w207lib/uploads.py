@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ MOST_FILES = 100
 LARGEST_KEPT = 1024
 """The copy that is kept has at most this many pixels a side."""
 
+_turn = threading.Lock()
+"""Visitors take turns, so that many need no more memory than one."""
 log = logging.getLogger(__name__)
 
 
@@ -66,10 +69,11 @@ def judge(made: detector.Detector, name: str, data: bytes) -> Judged:
         size = len(data) / 2**20
         return Judged(name, problem=f"too large: {size:.1f} MB, where {MOST_MEGABYTES} are allowed")
     try:
-        image, facts = images.decode(data, name, most_pixels=MOST_PIXELS, formats=FORMATS)
-        answer = made.answer([np.asarray(image)])[0]
-        notes = _notes(name, data, facts["format"])
-        image.thumbnail((LARGEST_KEPT, LARGEST_KEPT))
+        with _turn:
+            image, facts = images.decode(data, name, most_pixels=MOST_PIXELS, formats=FORMATS)
+            answer = made.answer([images.as_array(image)])[0]
+            notes = _notes(name, data, facts["format"])
+            image.thumbnail((LARGEST_KEPT, LARGEST_KEPT))
     except images.UnreadableImage as error:
         return Judged(name, problem=f"{error.status}: {error.reason}")
     except Exception:  # one file must not take the others down
