@@ -7,9 +7,10 @@ them. Its words are careful on purpose: a score says what an image resembles, no
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from w207lib import config, images, outside, perturb, runs, schema
+from w207lib import config, images, outside, parallel, perturb, remote, runs, schema
+from w207lib.remote import Remote
 
 COLUMNS = ("path", "score", "label", "status", "reason")
 DEFAULT = "compact"
@@ -87,6 +89,9 @@ class Detector:
     def size(self) -> int:
         """Side of the square input, in pixels."""
         return self.card["image_size"]
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "card": self.card}  # another process opens its own session
 
     @functools.cached_property
     def _session(self):
@@ -180,8 +185,8 @@ class Detector:
             )
         return answers
 
-    def judge(self, paths: Iterable[str | Path]) -> Iterable[dict]:
-        """Judge image files, a chunk at a time.
+    def judge(self, paths: Iterable[str | Path | Remote]) -> Iterable[dict]:
+        """Judge image files, a chunk at a time: here, or inside ``parallel.cluster`` there.
 
         Args:
             paths: Files.
@@ -189,15 +194,13 @@ class Detector:
         Yields:
             One row a file, in order, with ``COLUMNS``.
         """
-        chunk: list[str | Path] = []
-        for path in paths:
-            chunk.append(path)
-            if len(chunk) == CHUNK:
-                yield from self._judge_chunk(chunk)
-                chunk = []
-        yield from self._judge_chunk(chunk)
+        waiting = iter(paths)
+        chunks = iter(lambda: list(itertools.islice(waiting, CHUNK)), [])
+        for rows in parallel.each(_judge_chunk, ((self, chunk) for chunk in chunks), processes=1):
+            yield from rows
 
-    def _judge_chunk(self, paths: list[str | Path]) -> Iterable[dict]:
+    def judge_chunk(self, paths: Sequence[str | Path | Remote]) -> Iterator[dict]:
+        """Judge image files that are held in memory together, as ``judge`` does."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             views = list(pool.map(self._read, paths))
         answers = iter(self._answer([view for view in views if isinstance(view, _View)]))
@@ -212,12 +215,14 @@ class Detector:
                 row |= {"status": "unreadable", "reason": view}
             yield row
 
-    def _read(self, path: str | Path) -> _View | str:
+    def _read(self, path: str | Path | Remote) -> _View | str:
         """Return what is needed of an image file, or one clause that says why there is none."""
         try:
             return self._view(images.read_image(path))
         except images.UnreadableImage as error:
             return f"{error.status}: {error.reason}"
+        except ConnectionError:
+            raise  # of a store: nothing is known of the image
         except OSError as error:
             return (error.strerror or str(error)).lower()
         except ValueError as error:  # a zero byte in the path
@@ -247,6 +252,10 @@ class Detector:
         if distance > self.card["outside"]["limit"]:
             return f"its texture is unlike {self.card['data']['title']}'s"
         return ""
+
+
+def _judge_chunk(judge: Detector, paths: list[str | Path | Remote]) -> list[dict]:
+    return list(judge.judge_chunk(paths))
 
 
 def names() -> list[str]:
@@ -297,12 +306,12 @@ def load(name: str | Path = DEFAULT) -> Detector:
     return Detector(path, card)
 
 
-def find_images(arguments: Iterable[str]) -> list[Path]:
+def find_images(arguments: Iterable[str]) -> list[Path | Remote]:
     """Turn command-line words into image files.
 
     Args:
-        arguments: Files, folders (searched to the bottom for image suffixes) and patterns with
-            ``*``, ``?`` or ``[]``.
+        arguments: Files, folders (searched to the bottom for image suffixes), patterns with
+            ``*``, ``?`` or ``[]``, and addresses of files or folders (``s3://bucket/prefix``).
 
     Returns:
         Files in the order given, those of a folder sorted; a file that was named twice, or by
@@ -314,12 +323,15 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
     """
     import glob
 
-    found: dict[Path, None] = {}
+    found: dict[Path | Remote, None] = {}
+    some: Sequence[Path | Remote]
     for word in arguments:
         path = Path(word)
-        if os.path.isdir(word):  # Path.is_dir raises on what cannot be a name
-            some = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
-            some, kind = [p for p in some if not p.is_dir()], "folder"
+        if remote.is_remote(word):
+            some, kind = _find_remote(remote.parse(word)), "address"
+        elif os.path.isdir(word):  # Path.is_dir raises on what cannot be a name
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
+            some, kind = [p for p in files if not p.is_dir()], "folder"
         elif not os.path.lexists(word) and glob.has_magic(word):
             some = [Path(p) for p in sorted(glob.glob(word, recursive=True)) if Path(p).is_file()]
             kind = "pattern"
@@ -332,6 +344,13 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
             )
         found |= dict.fromkeys(some)
     return list(found)
+
+
+def _find_remote(place: Remote) -> list[Remote]:
+    if place.is_file():
+        return [place]
+    names = [row.name for row in remote.listing(place)]
+    return [place / n for n in names if os.path.splitext(n)[1].lower() in images.SUFFIXES]
 
 
 def models_folder() -> Path:

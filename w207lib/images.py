@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from w207lib.remote import Remote
+
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .avif".split()
 )
@@ -33,7 +35,7 @@ class UnreadableImage(ValueError):
         self.status, self.reason = status, reason
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path | Remote) -> np.ndarray:
     """Read an image file as upright RGB.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to
@@ -53,7 +55,7 @@ def read_image(path: str | Path) -> np.ndarray:
     return np.asarray(open_image(path)[0])
 
 
-def open_image(path: str | Path) -> tuple[Image.Image, dict]:
+def open_image(path: str | Path | Remote) -> tuple[Image.Image, dict]:
     """Read an image file as upright RGB, with what its header says.
 
     Args:
@@ -67,12 +69,14 @@ def open_image(path: str | Path) -> tuple[Image.Image, dict]:
         UnreadableImage: As for ``read_image``.
         OSError: The file cannot be opened at all.
     """
+    if isinstance(path, Remote):
+        return decode(path.read_bytes(), path)
     with open(path, "rb") as file:
         return decode(file.read(), path)
 
 
 def decode(
-    data: bytes, name: str | Path, *, most_pixels: int | None = None,
+    data: bytes, name: str | Path | Remote, *, most_pixels: int | None = None,
     formats: tuple[str, ...] | None = None,
 ) -> tuple[Image.Image, dict]:  # fmt: skip
     """Decode an image file's bytes, as ``open_image`` does.
