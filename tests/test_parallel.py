@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -17,6 +18,7 @@ from distributed import Client
 from w207lib import audit, cli, datasets, detector, importing, manifest, parallel, shards, traces
 
 PYTHON = sys.executable
+MODEL = Path(__file__).resolve().parents[1] / "data" / "models" / "compact.onnx"
 
 
 class Cluster:
@@ -27,19 +29,21 @@ class Cluster:
         self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
         self.workers = []
 
-    def start(self, kind, *words):
+    def start(self, kind, *words, **env):
         process = subprocess.Popen(
             [PYTHON, "-m", "distributed.cli.dask_" + kind, "--scheduler-file", str(self.file),
              *words],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.folder,
+            env=os.environ | env,
         )  # fmt: skip
         self.processes.append(process)
         return process
 
-    def add_workers(self, count):
+    def add_workers(self, count, **env):
         for _ in range(count):
             self.workers.append(self.start(
-                "worker", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"
+                "worker", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1",
+                **env,
             ))  # fmt: skip
         with self.client() as client:
             client.wait_for_workers(len(self.workers), timeout=60)
@@ -85,7 +89,8 @@ def results(name, folder, size=24):
     found = audit.audit(dataset)
     headers, small = traces.read(dataset, table)
     made = shards.build(dataset, table, size)
-    judged = detector.as_table(detector.load().judge(dataset.root / path for path in table["path"]))
+    files = [dataset.root / path for path in table["path"]]
+    judged = detector.as_table(detector.load(MODEL).judge(files))
     tables = {"manifest": table.drop(columns="source"), "headers": headers, "verdicts": judged,
               "statistics": manifest.statistics(dataset), **found.tables}  # fmt: skip
     arrays = {"thumbnails": np.asarray(small), "pixels": made.read(range(len(made.index)))}
@@ -109,7 +114,9 @@ def varied(tmp_path, make_tree):
     return tree
 
 
-def test_a_cluster_and_processes_give_the_serial_results(home, varied, chunked, cluster, monkeypatch):
+def test_a_cluster_and_processes_give_the_serial_results(
+    home, varied, chunked, cluster, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(joblib, "cpu_count", lambda: 1)
         expected = results("serial", varied)
@@ -120,36 +127,50 @@ def test_a_cluster_and_processes_give_the_serial_results(home, varied, chunked, 
         assert_same(results("cluster", varied), expected)
 
 
-def where(number):
-    return number, os.getpid()
+def test_tasks_run_on_the_workers_inside_the_block_and_here_outside_of_it(home, cluster):
+    def pids(count):
+        return list(parallel.each(os.getpid, [()] * count, processes=1))
 
-
-def test_tasks_run_on_the_workers_inside_the_block_and_here_outside_of_it(cluster):
     with parallel.cluster(cluster):
-        there = list(parallel.each(where, ((n,) for n in range(20)), processes=1))
-    here = list(parallel.each(where, ((n,) for n in range(3)), processes=1))
-    assert [number for number, _ in there] == list(range(20))
-    assert os.getpid() not in {pid for _, pid in there} and {pid for _, pid in here} == {os.getpid()}
+        assert os.getpid() not in pids(20)
+        found = list(parallel.each(divmod, ((n, 3) for n in range(50)), processes=1))
+    assert found == [divmod(n, 3) for n in range(50)]
+    assert set(pids(3)) == {os.getpid()}
     with parallel.cluster(None):
-        assert list(parallel.each(where, [(1,)], processes=1)) == [(1, os.getpid())]
+        assert set(pids(3)) == {os.getpid()}
+
+
+@pytest.mark.slow
+def test_a_task_that_ends_its_workers_is_told(home, tmp_path, tally, monkeypatch):
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+    own = Cluster(tmp_path)
+    try:
+        own.add_workers(2)
+        with tally("cloud", "task that ends every worker") as tried:
+            with pytest.raises(RuntimeError, match="ended every worker.*want of memory"):
+                with parallel.cluster(own.address):
+                    list(parallel.each(os._exit, [(1,)], processes=1))
+            tried(survived=True, lost=0)
+    finally:
+        own.close()
 
 
 @pytest.mark.parametrize("command", ["data add", "audit", "predict"])
 def test_the_commands_take_an_address(home, varied, cluster, monkeypatch, capsys, command):
     words = {"data add": ["data", "add", "mine", str(varied)], "audit": ["audit", str(varied)],
-             "predict": ["predict", str(varied), "--csv", "-"]}[command]  # fmt: skip
-    pid_of_reader = []
-    real = parallel.each
-    monkeypatch.setattr(parallel, "each", lambda function, tasks, **rest: (
-        pid_of_reader.append(function.__name__) or real(function, tasks, **rest)))  # fmt: skip
-    status = cli.main([*words, "--cluster", cluster])
+             "predict": ["predict", str(varied), "--csv", "-", "--model", str(MODEL)]}  # fmt: skip
+    sent, real = [], parallel._on_cluster
+    monkeypatch.setattr(parallel, "_on_cluster", lambda client, function, tasks: (
+        sent.append(function.__name__) or real(client, function, tasks)))  # fmt: skip
+    status = cli.main([*words[command], "--cluster", cluster])
     said = capsys.readouterr().out
-    assert status in (0, 1) and pid_of_reader
+    assert status in (0, 1) and sent
     if command == "predict":
-        assert cli.main(words) == status == 1
+        assert cli.main(words[command]) == status == 1
         assert capsys.readouterr().out == said
 
 
+@pytest.mark.slow
 def test_a_bucket_is_read_by_the_workers(home, bucket, varied, chunked, tmp_path):
     bucket.put(f"{varied}/", "pail/tree", recursive=True)
     _, expected = importing.add("mine", varied)
@@ -185,9 +206,9 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
     home, tmp_path, make_tree, monkeypatch, tally
 ):
     monkeypatch.setattr(manifest, "CHUNK", 2)
-    tree = make_tree(tmp_path / "tree", {"REAL": 100, "FAKE": 100}, size=500)
+    tree = make_tree(tmp_path / "tree", {"REAL": 100, "FAKE": 100}, size=300, suffix="jpg")
     expected = importing.add("serial", tree)[1].assign(source="x")
-    for least in (1, 20, 50):
+    for least in (1, 50):
         own = Cluster(tmp_path)
         try:
             own.add_workers(2)
@@ -210,14 +231,14 @@ def test_a_lost_scheduler_is_one_sentence_and_the_same_call_goes_on(
     home, tmp_path, make_tree, monkeypatch, tally
 ):
     monkeypatch.setattr(manifest, "CHUNK", 2)
-    tree = make_tree(tmp_path / "tree", {"REAL": 100, "FAKE": 100}, size=500)
+    tree = make_tree(tmp_path / "tree", {"REAL": 100, "FAKE": 100}, size=300, suffix="jpg")
     own = Cluster(tmp_path)
     try:
         own.add_workers(2)
         address = own.address
         with tally("cloud", "scheduler killed in the middle") as tried:
             with killing(own.processes[0], home / "data/.mine.partial/cache/measured", 10):
-                with pytest.raises(ConnectionError, match="scheduler was lost.*same command"):
+                with pytest.raises(RuntimeError, match="scheduler was lost.*same command"):
                     with parallel.cluster(address):
                         importing.add("mine", tree)
             tried(survived=True, lost=0)
@@ -243,11 +264,19 @@ def test_where_no_scheduler_answers_a_sentence_says_so(monkeypatch, capsys, tmp_
         assert capsys.readouterr().err.strip().splitlines()[-1].startswith("w207: --cluster tcp://")
 
 
-def test_a_scheduler_without_workers_is_told(home, tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "TIMEOUT", 3)
+@pytest.mark.slow
+def test_a_scheduler_without_workers_or_with_strangers_is_told(home, tmp_path, monkeypatch):
     own = Cluster(tmp_path)
+    (tmp_path / "other/w207lib").mkdir(parents=True)
+    (tmp_path / "other/w207lib/__init__.py").touch()
     try:
-        with pytest.raises(ValueError, match="has no worker; start one.*dask worker tcp://"):
+        with monkeypatch.context() as patch:
+            patch.setattr(parallel, "TIMEOUT", 1)
+            with pytest.raises(ValueError, match="has no worker; start one.*dask worker tcp://"):
+                with parallel.cluster(own.address):
+                    pass
+        own.add_workers(1, PYTHONPATH=str(tmp_path / "other"))
+        with pytest.raises(ValueError, match="a worker lacks w207lib.parallel; start workers by"):
             with parallel.cluster(own.address):
                 pass
     finally:

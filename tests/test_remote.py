@@ -1,7 +1,6 @@
 """Images in an object store: moto's, which answers on this machine as S3 does."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -59,6 +58,18 @@ def test_a_bucket_is_imported_where_it_lies_as_a_folder_is(home, pail, tree):
     paths = table["path"][[3, 0, 3]]
     for ours, theirs in zip(dataset.read(paths), local.read(paths), strict=True):
         assert np.array_equal(ours, theirs)
+
+
+def test_each_object_is_asked_for_once(home, pail, bucket, monkeypatch):
+    asked, call = [], bucket._call_s3
+
+    async def counting(method, *words, **rest):
+        asked.append(method)
+        return await call(method, *words, **rest)
+
+    monkeypatch.setattr(bucket, "_call_s3", counting)
+    files = list(remote.files(Remote(pail), [row.name for row in remote.listing(Remote(pail))]))
+    assert len(files) == 10 and asked == ["list_objects_v2", *["get_object"] * 10]
 
 
 def test_a_change_in_the_bucket_is_seen_as_one_in_a_folder(home, pail, bucket, make_picture):
@@ -228,7 +239,9 @@ def test_without_a_network_one_sentence_comes_in_seconds(home, afresh, pail, mon
     assert datasets.names() == []
 
 
-def test_what_was_read_before_the_network_failed_is_kept(home, bucket, pail, tree, monkeypatch, tally):
+def test_what_was_read_before_the_network_failed_is_kept(
+    home, bucket, pail, tree, monkeypatch, tally
+):
     from botocore.exceptions import EndpointConnectionError
 
     monkeypatch.setattr(manifest, "CHUNK", 2)
@@ -316,5 +329,5 @@ def test_nothing_of_it_is_loaded_before_an_address_is_used(tmp_path, tree):
         "print(sorted({m.split('.')[0] for m in sys.modules} & "
         "{'fsspec', 's3fs', 'botocore', 'dask', 'distributed', 'joblib'}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr

@@ -217,7 +217,9 @@ def test_a_file_that_grows_while_it_is_sent_is_sent_again(bucket, tmp_path, monk
     assert not syncing.upload(tmp_path / "gone", Remote("s3://pail/gone"))
 
 
-def test_another_version_of_an_object_does_not_go_on_with_the_first(bucket, large, tmp_path, monkeypatch):
+def test_another_version_of_an_object_does_not_go_on_with_the_first(
+    bucket, large, tmp_path, monkeypatch
+):
     def stop(*words, **rest):
         if (tmp_path / "once").exists():
             raise KeyboardInterrupt
@@ -274,8 +276,9 @@ syncing.sync(*sys.argv[1:])
 
 def kill_at(step, *words):
     """Run a copy in a process of its own, and kill it at its so-manieth step."""
-    with subprocess.Popen([sys.executable, "-c", KILLED, *map(str, words)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:  # fmt: skip
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-c", KILLED, *map(str, words)]
+    with subprocess.Popen(command, **pipes) as process:
         for _ in range(step):
             assert process.stdout.readline()
             process.stdin.write(b"\n")
@@ -308,8 +311,8 @@ def test_killed_copies_go_on_and_end_as_undisturbed_ones(
         tried(survived=True, lost=0)
 
 
-def test_the_listing_names_what_lies_below(bucket, run):
+def test_the_listing_names_what_lies_below(bucket, run, contents):
     syncing.sync(run, "s3://pail/run")
     rows = remote.listing(Remote("s3://pail/run"))
-    assert [row.name for row in rows] == sorted(shown(lambda _: dict.fromkeys(
-        path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()), run))  # fmt: skip
+    assert [row.name for row in rows] == sorted(shown(contents, run))
+    assert [row.size for row in rows] == [(run / row.name).stat().st_size for row in rows]

@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
                        "say of image files whether they resemble photographs or fakes")  # fmt: skip
     predict.set_defaults(refuse=predict.error)
     predict.add_argument("paths", metavar="PATH", nargs="*",
-                         help="files, folders, patterns, s3://…; - reads a list of them")  # fmt: skip
+                         help="files, folders, patterns, s3://…; - reads a list")  # fmt: skip
     _cluster_option(predict)
     predict.add_argument("--models", action="store_true",
                          help="list the shipped detectors, and what each is good at")  # fmt: skip

@@ -114,13 +114,13 @@ def locate(name: str) -> Dataset:
             + ("" if name in fetchable() else " FOLDER_OR_ARCHIVE")
         )
     facts = json.loads(card.read_text(encoding="utf-8"))
-    root = remote.root(facts["root"], data / name)
-    if isinstance(root, Path) and not root.is_dir():
+    place = remote.root(facts["root"], data / name)
+    if isinstance(place, Path) and not place.is_dir():
         raise ValueError(
-            f"data set {name!r} was imported from the folder {root}, which is not there now. "
+            f"data set {name!r} was imported from the folder {place}, which is not there now. "
             f"Put it back, or remove {data / name} and import the data set again."
         )
-    return Dataset(name, root, data / name / "cache", facts["real"], facts["fake"])
+    return Dataset(name, place, data / name / "cache", facts["real"], facts["fake"])
 
 
 def names() -> list[str]:

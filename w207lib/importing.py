@@ -18,7 +18,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from w207lib import (
-    config, datasets, devices, fetching, manifest, remote, runs, schema, syncing,
+    config,
+    datasets,
+    devices,
+    fetching,
+    manifest,
+    remote,
+    runs,
+    schema,
+    syncing,
 )
 from w207lib.images import SUFFIXES
 from w207lib.remote import Remote
@@ -44,9 +52,9 @@ def add(
     """Import a data set: fetch and unpack it if need be, read every image once, keep the facts.
 
     Raw files are kept as they are. A folder is read where it lies, be that a disk or an object
-    store; an archive is unpacked into ``data/<name>/raw``. Until all is read the data set does not exist. What Ctrl-C or a kill
-    leaves in ``data/.<name>.partial`` the same call goes on with; after an error nothing is left
-    but a download, and what was there before is untouched.
+    store; an archive is unpacked into ``data/<name>/raw``. Until all is read the data set does
+    not exist. What Ctrl-C or a kill leaves in ``data/.<name>.partial`` the same call goes on
+    with; after an error nothing is left but a download, and what was there before is untouched.
 
     Args:
         name: What to call it: letters, digits, ``-`` and ``_``.
@@ -72,10 +80,10 @@ def add(
             f"only --{'real' if fake is None else 'fake'} was given; expected both, "
             "or neither where the folders are called REAL and FAKE."
         )
-    source = _find_source(name, source)
+    origin = _find_source(name, source)
     folder = config.data_root() / name
     downloads = folder.with_name(f".{name}.download")
-    card = {"name": name, "source": _fingerprint(source), "real": real, "fake": fake}
+    card = {"name": name, "source": _fingerprint(origin), "real": real, "fake": fake}
     if (folder / "dataset.json").is_file():
         old = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         if {key: old.get(key) for key in card} == card:
@@ -89,10 +97,10 @@ def add(
     staging = folder.with_name(f".{name}.partial")
     with _held(staging, name):
         try:
-            table = _import(card, source, staging, downloads)
+            table = _import(card, origin, staging, downloads)
             staging.rename(folder)
         except (ValueError, OSError) as error:
-            if isinstance(source, Remote) and isinstance(error, PermissionError | ConnectionError):
+            if isinstance(origin, Remote) and isinstance(error, PermissionError | ConnectionError):
                 raise  # it may pass, and hours of reading with it
             shutil.rmtree(staging, ignore_errors=True)  # the same again would fail again
             if isinstance(error, ValueError) and any(downloads.glob("[!.]*[!n]")):
@@ -138,7 +146,9 @@ def _find_source(name: str, source: str | Path | None) -> str | Path | Remote:
     return path.resolve()
 
 
-def _import(card: dict, source: str | Path | Remote, staging: Path, downloads: Path) -> pd.DataFrame:
+def _import(
+    card: dict, source: str | Path | Remote, staging: Path, downloads: Path
+) -> pd.DataFrame:
     """Fill ``staging``, or go on with it; return the manifest."""
     with _disk_errors(card["name"], downloads):
         known = _begin(card["source"], source, staging)
@@ -172,9 +182,7 @@ def _begin(fingerprint: dict, source: str | Path | Remote, staging: Path) -> dic
     return known
 
 
-def _prepare(
-    name: str, source: str | Path | Remote, staging: Path, downloads: Path
-) -> dict:
+def _prepare(name: str, source: str | Path | Remote, staging: Path, downloads: Path) -> dict:
     """Fetch and unpack what is no folder; return where the images lie and what was fetched."""
     if isinstance(source, Path) and source.is_dir():
         return {"root": str(source)}

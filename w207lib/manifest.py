@@ -189,9 +189,7 @@ def _measure_chunk(root: Path | Remote, paths: list[str], kept: Path | None) -> 
     return rows.join(pd.DataFrame(grey_levels, columns=list(features.STATISTICS)))
 
 
-def _measure_image(
-    path: str, file: Path | Remote
-) -> tuple[dict, list[int], np.ndarray | None]:
+def _measure_image(path: str, file: Path | Remote) -> tuple[dict, list[int], np.ndarray | None]:
     """Return an image's facts, its histogram of greys, and its pixels where they are few.
 
     Of an unreadable one there is the fault alone.

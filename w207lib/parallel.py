@@ -1,15 +1,20 @@
-"""Many tasks at once: in this process, in processes beside it, or on a Dask cluster.
+"""Many tasks at once: in this process, in processes beside it (joblib's), or on a Dask cluster.
 
-All go through joblib, so what a task returns does not depend on where it ran.
+What a task returns does not depend on where it runs. Dask's own client is used, since joblib's
+(1.6) waits for ever where a task ends its worker, or cannot be loaded there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
+import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +23,11 @@ from w207lib import config, runs
 MISSING = "--cluster needs Dask, which is not installed. Run: python make.py setup --cloud"
 TIMEOUT = 20
 """Seconds to wait for a scheduler, and for a first worker."""
-PACKAGES = ("w207lib", "numpy", "pandas", "pillow", "joblib")
+WAITING = 4
+"""Tasks a processor of the cluster that have been sent and not come back."""
+PACKAGES = ("w207lib", "numpy", "pandas", "pillow")
+
+_client: ContextVar = ContextVar("client", default=None)
 
 
 def each(
@@ -35,7 +44,10 @@ def each(
     Returns:
         The results, as they are asked for.
     """
-    if processes == 1 and "joblib" not in sys.modules:  # so no cluster either; 0.1 s to import
+    client = _client.get()
+    if client is not None:
+        return _on_cluster(client, function, tasks)
+    if processes == 1 and "joblib" not in sys.modules:  # its import takes 0.1 s
         return (function(*task) for task in tasks)
     import joblib
 
@@ -43,6 +55,36 @@ def each(
         n_jobs=processes, return_as="generator" if ordered else "generator_unordered"
     )
     return work(joblib.delayed(function)(*task) for task in tasks)
+
+
+def _on_cluster(client, function: Callable, tasks: Iterable[tuple]) -> Iterator:
+    """Keep a few tasks a processor waiting; yield the results in the tasks' order."""
+    futures: deque = deque()
+    most = WAITING * max(1, sum(client.ncores().values()))
+    for task in tasks:
+        futures.append(client.submit(function, *task, pure=False))
+        if len(futures) > most:
+            yield _result(futures.popleft())
+    while futures:
+        yield _result(futures.popleft())
+
+
+def _result(future):
+    from distributed import KilledWorker
+    from distributed.comm import CommClosedError
+
+    try:
+        return future.result()
+    except KilledWorker:
+        raise RuntimeError(
+            "a task ended every worker that tried it, most likely for want of memory; start "
+            "workers with fewer threads or more memory."
+        ) from None
+    except (CommClosedError, CancelledError) as error:
+        raise RuntimeError(
+            f"the cluster's scheduler was lost ({type(error).__name__}); what is done is kept. "
+            "Start it again and run the same command."
+        ) from None
 
 
 @contextlib.contextmanager
@@ -55,17 +97,15 @@ def cluster(address: str | None):
     Raises:
         ValueError: Dask is missing, there is no worker, or one lacks this project, has other
             versions of what the results depend on, or does not see the project's data folder.
-        ConnectionError: The scheduler cannot be reached, or was lost; what is done is kept.
-        RuntimeError: Workers died again and again of one task.
+        ConnectionError: The scheduler cannot be reached.
+        RuntimeError: It was lost (what is done is kept), or workers died again and again of one
+            task.
     """
     if address is None:
         yield
         return
-    import joblib
-
     try:
-        from distributed import Client, KilledWorker
-        from distributed.comm import CommClosedError
+        from distributed import Client
     except ImportError:
         raise ValueError(MISSING) from None
     try:
@@ -75,25 +115,18 @@ def cluster(address: str | None):
             f"--cluster {address}: no scheduler answers there ({type(error).__name__}); expected "
             "an address such as tcp://10.0.0.5:8786, as `dask scheduler` prints it."
         ) from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is lost, we say
     with client:
         _check_workers(client, address)
+        entered = _client.set(client)
         try:
-            with joblib.parallel_config("dask", client=client, wait_for_workers_timeout=TIMEOUT):
-                yield
-        except KilledWorker as error:
-            raise RuntimeError(
-                f"--cluster {address}: one task ended every worker that tried it ({error.task}), "
-                "most likely for want of memory; start workers with fewer threads or more memory."
-            ) from None
-        except (CommClosedError, CancelledError) as error:
-            raise ConnectionError(
-                f"--cluster {address}: the scheduler was lost ({type(error).__name__}); what is "
-                "done is kept. Start it again and run the same command."
-            ) from None
+            yield
+        finally:
+            _client.reset(entered)
 
 
 def _check_workers(client, address: str) -> None:
-    """Raise ValueError unless every worker would give this machine's results, and leave them here."""
+    """Raise ValueError unless every worker gives this machine's results, and sees its folder."""
     try:
         client.wait_for_workers(1, timeout=TIMEOUT)
     except TimeoutError:
@@ -106,9 +139,12 @@ def _check_workers(client, address: str) -> None:
     token.touch()
     try:
         found = client.run(_look, str(token))
-    except ModuleNotFoundError as error:
+    except Exception as error:  # Dask sends on what a worker could not load as a text
+        lacking = re.search(r"No module named '([\w.]+)'", str(error))
+        if not lacking:
+            raise
         raise ValueError(
-            f"--cluster {address}: a worker lacks {error.name}; start workers by the Python of "
+            f"--cluster {address}: a worker lacks {lacking[1]}; start workers by the Python of "
             "this project's environment on their machine."
         ) from None
     finally:

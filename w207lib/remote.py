@@ -63,7 +63,7 @@ class Remote:
             if self.content is not None:
                 return self.content
             store, path = client(self.url)
-            return store.cat_file(path)
+            return store.cat_file(path, **_at_once(store))
 
     def kind(self) -> str:
         """Return ``file`` or ``directory``.
@@ -116,7 +116,7 @@ def parse(url: str) -> Remote:
     """
     _, _, rest = url.partition("://")
     bucket = rest.split("/", 1)[0]
-    if "@" in bucket or re.match("[^/]*:.*@", rest):  # not repeated in the message: what stands before it is secret
+    if "@" in bucket or re.match("[^/]*:.*@", rest):  # secret, so the message does not repeat it
         raise ValueError(f"an address with credentials in it came; {CREDENTIALS}.")
     if not bucket:
         raise ValueError(f"{url} names no bucket; expected an address such as s3://bucket/prefix.")
@@ -183,11 +183,16 @@ def files(root: Path | Remote, paths: Iterable[str]) -> Iterator[Path | Remote]:
         with explained(root.url):
             store, _ = client(root.url)
             places = [client(file.url)[1] for file in part]
-            found = store.cat(places, on_error="return")
+            found = store.cat(places, on_error="return", **_at_once(store))
         if isinstance(found, bytes):  # of one alone
             found = {places[0]: found}
         for file, place in zip(part, places, strict=True):
             yield Remote(file.url, found[place])
+
+
+def _at_once(store) -> dict:
+    """Return the options for which s3fs asks for an object once, not for its size before."""
+    return {"max_concurrency": 1} if "s3" in store.protocol else {}
 
 
 @contextlib.contextmanager
@@ -225,9 +230,7 @@ def _told(error: Exception, url: str) -> Exception:
     kinds = [kind.__name__ for kind in type(error).__mro__]
     words = ("Credential", "Profile", "Token", "SSO", "Config")
     if any(word in kinds[0] for word in words) and "BotoCoreError" in kinds:
-        return PermissionError(
-            f"{url}: no credentials can be used ({kinds[0]}); {CREDENTIALS}."
-        )
+        return PermissionError(f"{url}: no credentials can be used ({kinds[0]}); {CREDENTIALS}.")
     if kinds[0] == "ValueError" and "rotocol" in str(error):
         return ValueError(
             f"{url}: fsspec knows no store of this kind; expected an address such as "

@@ -130,9 +130,7 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     if processes is None:
         processes = usual_processes(rows)
-    tasks = (
-        (dataset.root, part, size, _shard(folder, number)) for number, part in todo.items()
-    )
+    tasks = ((dataset.root, part, size, _shard(folder, number)) for number, part in todo.items())
     work = parallel.each(_write, tasks, processes=processes, ordered=False)
     with tqdm(total=count, desc=f"decode to {size}", unit="image", leave=False) as bar:
         for done in work:
