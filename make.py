@@ -224,7 +224,7 @@ def get_browser():
 
 def test(arguments, marker="not slow"):
     """Run the tests, then every notebook against its stored outputs; or `pytest ARGUMENTS`."""
-    ensure("app", "dev", "export", "grading", "slides", "vit")
+    ensure("app", "cloud", "dev", "export", "grading", "slides", "vit")
     if os.environ.get("CI") and not find_browser():
         get_browser()
     pytest = [PYTHON, "-m", "pytest"]

@@ -53,7 +53,7 @@ def rates(function, pixels, batch: int, repeats: int) -> list[float]:
     return [len(pixels) / taken for taken in seconds(whole, repeats)]
 
 
-def measure(name: str, files: list[Path], repeats: int) -> list[dict]:
+def measure(name: str, files: list, repeats: int) -> list[dict]:
     from w207lib import predict
     from w207lib.devices import quiet_keras
 

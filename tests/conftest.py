@@ -293,6 +293,39 @@ def finished_run(trained_run, tmp_path, home):
     return shutil.copytree(trained_run, tmp_path / "run")
 
 
+@pytest.fixture(scope="session")
+def object_store():
+    """Serve S3 on this machine; give the server's address."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_store, monkeypatch, tmp_path):
+    """An empty bucket ``pail`` and its file system, for this test and its subprocesses."""
+    import s3fs
+    from moto.backends import get_backend
+
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL": object_store, "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "anybody", "AWS_SECRET_ACCESS_KEY": "anything",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"), "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    store = s3fs.S3FileSystem(use_listings_cache=False)
+    store.mkdir("pail")
+    yield store
+    get_backend("s3").reset()
+
+
 @pytest.fixture
 def tally():
     """Count what a test of faults tries: see `tests/ledger.py`."""

@@ -24,6 +24,7 @@ from w207lib import (
     intervals,
     manifest,
     probes,
+    remote,
     resampling,
     traces,
 )
@@ -217,7 +218,7 @@ def find(place: str, *, real: str | None = None, fake: str | None = None) -> Dat
     """Return the data set of a name or of a folder that nobody imported.
 
     Args:
-        place: A name that ``w207 data list`` shows, or a folder.
+        place: A name that ``w207 data list`` shows, or a folder, or a folder's address.
         real: Glob of the photographs in a folder; None for the usual class folders.
         fake: Likewise of the generated images.
 
@@ -236,13 +237,15 @@ def find(place: str, *, real: str | None = None, fake: str | None = None) -> Dat
                 "out, or name the folder."
             )
         return locate(place)
-    folder = Path(place).expanduser()
-    if not folder.is_dir():
+    if remote.is_remote(place):
+        folder: Path | remote.Remote = remote.parse(place)
+    elif Path(place).expanduser().is_dir():
+        folder = Path(place).expanduser().resolve()
+    else:
         raise ValueError(
             f"{place!r} is neither a data set nor a folder. There are {', '.join(names())}; "
             "expected one of them or a folder of images."
         )
-    folder = folder.resolve()
     key = hashlib.sha256(f"{folder}\n{real}\n{fake}".encode()).hexdigest()[:8]
     cache = config.data_root() / ".audit" / f"{folder.name}-{key}"
     cache.mkdir(parents=True, exist_ok=True)

@@ -96,10 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("name", metavar="NAME", help="what to call it")
     add.add_argument("source", metavar="SOURCE", nargs="?",
-                     help="a folder, a .zip, a .tar.*, or kaggle:owner/dataset "
-                     "(by NAME, if that is a public data set)")  # fmt: skip
+                     help="a folder, a .zip, a .tar.*, s3://bucket/… of one, or "
+                     "kaggle:owner/dataset (by NAME, if that is a public data set)")  # fmt: skip
     add.add_argument("--real", metavar="GLOB", help="which paths are photographs")
     add.add_argument("--fake", metavar="GLOB", help="which paths are generated images")
+    _cluster_option(add)
     _command(
         kinds, "list", "cli_data.list_data", "list the data sets on this machine, and public ones"
     )
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "look for leaks, short cuts and faults in data",
     )
     audit.add_argument("place", metavar="NAME_OR_DIR", help="a data set's name, or a folder")
+    _cluster_option(audit)
     audit.add_argument("--real", metavar="GLOB", help="which paths of a folder are photographs")
     audit.add_argument("--fake", metavar="GLOB", help="which paths of a folder are generated")
     audit.add_argument(
@@ -218,7 +220,8 @@ def _parser() -> argparse.ArgumentParser:
                        "say of image files whether they resemble photographs or fakes")  # fmt: skip
     predict.set_defaults(refuse=predict.error)
     predict.add_argument("paths", metavar="PATH", nargs="*",
-                         help="files, folders, patterns; - reads a list of them")  # fmt: skip
+                         help="files, folders, patterns, s3://…; - reads a list")  # fmt: skip
+    _cluster_option(predict)
     predict.add_argument("--models", action="store_true",
                          help="list the shipped detectors, and what each is good at")  # fmt: skip
     predict.add_argument("--model", default="compact", metavar="NAME_OR_FILE",
@@ -243,6 +246,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     publish.add_argument("folder", metavar="RUN", type=Path, help="a run folder: runs/cifake")
     publish.add_argument("--name", help="folder of results/ to replace (the run's profile)")
+
+    sync = _command(
+        commands, "sync", "cli_data.sync_folder", "copy a folder to an object store, or back"
+    )
+    sync.add_argument("source", metavar="FROM", help="a folder, or s3://bucket/prefix")
+    sync.add_argument("target", metavar="TO", help="s3://bucket/prefix, or a folder")
 
     figures = _command(
         commands, "figures", "cli_publish.draw_figures", "draw the slides' figures anew"
@@ -275,6 +284,11 @@ def _command(commands, name: str, function: str, text: str) -> argparse.Argument
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=function)
     return parser
+
+
+def _cluster_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cluster", metavar="ADDRESS",
+                        help="read images on a Dask cluster: tcp://host:8786")  # fmt: skip
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:

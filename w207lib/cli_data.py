@@ -1,19 +1,20 @@
-"""The commands ``w207 data add``, ``w207 data list`` and ``w207 data card``."""
+"""The commands ``w207 data add``, ``w207 data list``, ``w207 data card`` and ``w207 sync``."""
 
 from __future__ import annotations
 
 import signal
 import sys
 
-from w207lib import datasets, importing, manifest
+from w207lib import datasets, importing, manifest, parallel, syncing
 
 
 def add_data(options) -> int:
     """Import a data set and say what came in."""
     try:
-        dataset, table = importing.add(
-            options.name, options.source, real=options.real, fake=options.fake
-        )
+        with parallel.cluster(options.cluster):
+            dataset, table = importing.add(
+                options.name, options.source, real=options.real, fake=options.fake
+            )
     except KeyboardInterrupt:
         print("\nw207: stopped. The same command goes on with what is done.", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -48,4 +49,15 @@ def list_data(options) -> int:
 def print_card(options) -> int:
     """Print what a public data set is, and its traps."""
     print(datasets.read_card(options.name))
+    return 0
+
+
+def sync_folder(options) -> int:
+    """Copy a folder to an object store, or back."""
+    try:
+        copied, size, kept = syncing.sync(options.source, options.target)
+    except KeyboardInterrupt:
+        print("\nw207: stopped. The same command goes on with what is missing.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    print(f"{copied:,} files copied ({size / 1e6:,.1f} MB) and verified; {kept:,} were there")
     return 0

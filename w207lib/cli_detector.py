@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from w207lib import detector, named_files
+from w207lib import detector, named_files, parallel
 
 
 def judge_pictures(options) -> int:
@@ -38,7 +38,8 @@ def judge_pictures(options) -> int:
         from tqdm import tqdm
 
         rows = tqdm(rows, total=len(files), unit="image", leave=False)
-    table = detector.as_table(rows)
+    with parallel.cluster(options.cluster):
+        table = detector.as_table(rows)
     for target, write in ((options.csv, _write_csv), (options.json, _write_json)):
         if target is not None:
             write(table, sys.stdout if target == "-" else target)

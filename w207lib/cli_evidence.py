@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import audit, audit_page, evaluate, looks, report, runs
+from w207lib import audit, audit_page, evaluate, looks, parallel, report, runs
 from w207lib.schema import check_predictions
 
 
@@ -23,7 +23,8 @@ def audit_data(options) -> int:
     if options.predictions is not None:
         table = check_predictions(read_predictions(options.predictions))
     dataset = audit.find(options.place, real=options.real, fake=options.fake)
-    done = audit.audit(dataset, predictions=table)
+    with parallel.cluster(options.cluster):
+        done = audit.audit(dataset, predictions=table)
     print("\n".join(audit_page.lines(done)))
     if options.json:
         runs.write_json(options.json, audit_page.as_json(done))

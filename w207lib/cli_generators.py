@@ -21,7 +21,7 @@ def make_fakes(options) -> int:
     print(f"data set {dataset.name}: {len(table):,} images in {dataset.root}")
     print(generalisation.count(table).to_string(index=False))
     found = fakes.check(dataset)
-    path = runs.write_table(dataset.root.parent / fakes.CHECKS, found)
+    path = runs.write_table(dataset.cache.parent / fakes.CHECKS, found)
     print("\nAUROC of a guess from storage alone, with bytes, and from grey-level statistics")
     columns = ["generator", "family", "images", "container", "metadata", "forest"]
     print(found[columns].to_string(index=False, float_format=lambda v: f"{v:.3f}"))
@@ -44,7 +44,7 @@ def generalise(options) -> int:
         )  # fmt: skip
         for name, folder in trainings:
             print(f"{name:28} {folder}", flush=True)
-        checks = data.dataset.root.parent / fakes.CHECKS
+        checks = data.dataset.cache.parent / fakes.CHECKS
         if checks.is_file():
             shutil.copy(checks, root / checks.name)  # to be published with what was found
     print("\n" + "\n".join(lines(root)))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from w207lib import config
+from w207lib import config, remote
 from w207lib.images import SUFFIXES, read_image
+from w207lib.remote import Remote
 
 SIDECAR = "images.csv"
 """A data set may bring this table: ``path`` and any of ``generator, source, group``."""
@@ -71,21 +74,21 @@ class Dataset:
 
     Attributes:
         name: Its name.
-        root: The folder of raw images, which is never written to.
+        root: The folder of raw images, which is never written to; it may lie in an object store.
         cache: The folder for what is derived from them.
         real: Glob of the photographs, relative to ``root``; None for the usual folder names.
         fake: Glob of the generated images, likewise.
     """
 
     name: str
-    root: Path
+    root: Path | Remote
     cache: Path
     real: str | None = None
     fake: str | None = None
 
     def read(self, paths: Iterable[str]) -> list[np.ndarray]:
         """Read images by their paths in the manifest; a list of uint8 ``(H, W, 3)``."""
-        return [read_image(self.root / path) for path in paths]
+        return [read_image(file) for file in remote.files(self.root, paths)]
 
 
 def locate(name: str) -> Dataset:
@@ -111,14 +114,13 @@ def locate(name: str) -> Dataset:
             + ("" if name in fetchable() else " FOLDER_OR_ARCHIVE")
         )
     facts = json.loads(card.read_text(encoding="utf-8"))
-    root = Path(facts["root"])
-    root = root if root.is_absolute() else data / name / root
-    if not root.is_dir():
+    place = remote.root(facts["root"], data / name)
+    if isinstance(place, Path) and not place.is_dir():
         raise ValueError(
-            f"data set {name!r} was imported from the folder {root}, which is not there now. "
+            f"data set {name!r} was imported from the folder {place}, which is not there now. "
             f"Put it back, or remove {data / name} and import the data set again."
         )
-    return Dataset(name, root, data / name / "cache", facts["real"], facts["fake"])
+    return Dataset(name, place, data / name / "cache", facts["real"], facts["fake"])
 
 
 def names() -> list[str]:
@@ -159,27 +161,26 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
     Returns:
         One row a file, sorted by ``path`` (relative to the root, with ``/``), with
         ``class_name, generator, source, group, split`` (empty where nothing says it) and
-        ``size`` (bytes), ``modified`` (nanoseconds).
+        ``size`` (bytes), ``modified`` (nanoseconds; of an object a number that changes with it).
 
     Raises:
         ValueError: No file belongs to a class, or one belongs to both.
     """
     rows, folders = [], []
     default = PUBLIC[dataset.name].generator if dataset.name in PUBLIC else "unknown"
-    for folder, entries in _folders(dataset.root):
-        files = [e for e in entries if os.path.splitext(e.name)[1].lower() in SUFFIXES]
+    for folder, entries in _entries(dataset.root):
+        files = [e for e in entries if os.path.splitext(e[0])[1].lower() in SUFFIXES]
         if not files:
             continue
         folders.append(str(folder))
         split, (folder_class, below) = _split_of(folder), _class_of(folder)
         prefix = "" if str(folder) == "." else f"{folder}/"
-        for entry in files:
-            path = prefix + entry.name
+        for name, size, modified in files:
+            path = prefix + name
             class_name = folder_class if dataset.real is None else _class_by_glob(path, dataset)
             if class_name is None:
                 continue
             made_by = "real" if class_name == "REAL" else (below or default)
-            size, modified = _size_and_time(entry)
             rows.append((shown(path), class_name, shown(made_by), dataset.name, "", split, size,
                          modified))  # fmt: skip
     if not rows:
@@ -198,15 +199,25 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
     return _with_sidecar(pd.DataFrame(rows, columns=columns), dataset)
 
 
-def _folders(root: Path) -> Iterator[tuple[PurePosixPath, list[os.DirEntry]]]:
-    """Walk the folders below ``root``, hidden ones left out; links to folders not followed."""
+def _entries(root: Path | Remote) -> Iterator[tuple[PurePosixPath, list[tuple[str, int, int]]]]:
+    """Yield each folder below ``root``, hidden ones left out, and its files.
+
+    Of a file: name, bytes, and a number that changes with it. Links to folders are not followed.
+    """
+    if isinstance(root, Remote):
+        shown = (row for row in remote.listing(root) if not re.search(r"(^|/)\.", row.name))
+        for folder, rows in groupby(shown, lambda row: row.name.rpartition("/")[0]):
+            names = ((row.name.rpartition("/")[2], row.size, row.stamp) for row in rows)
+            yield PurePosixPath(folder or "."), list(names)
+        return
     waiting = [PurePosixPath(".")]
     while waiting:
         folder = waiting.pop()
         with os.scandir(root / folder) as found:
             entries = [entry for entry in found if not entry.name.startswith(".")]
         waiting += [folder / e.name for e in entries if e.is_dir(follow_symlinks=False)]
-        yield folder, [entry for entry in entries if not _leads_to_folder(entry)]
+        files = [entry for entry in entries if not _leads_to_folder(entry)]
+        yield folder, [(entry.name, *_size_and_time(entry)) for entry in files]
 
 
 def _leads_to_folder(entry: os.DirEntry) -> bool:
@@ -272,7 +283,7 @@ def _with_sidecar(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     if not path.is_file():
         return table
     try:
-        extra = pd.read_csv(path, dtype=str, keep_default_na=False)
+        extra = pd.read_csv(io.BytesIO(path.read_bytes()), dtype=str, keep_default_na=False)
     except ValueError as error:  # what pandas raises of a file that is no table
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(

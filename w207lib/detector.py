@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from w207lib import config, images, outside, perturb, runs, schema
+from w207lib import config, images, outside, parallel, perturb, runs, schema
+from w207lib.remote import Remote
 
 COLUMNS = ("path", "score", "label", "status", "reason")
 DEFAULT = "compact"
@@ -89,6 +91,9 @@ class Detector:
     def size(self) -> int:
         """Side of the square input, in pixels."""
         return self.card["image_size"]
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "card": self.card}  # another process opens its own session
 
     @functools.cached_property
     def _session(self):
@@ -201,8 +206,8 @@ class Detector:
             )
         return answers
 
-    def judge(self, paths: Iterable[str | Path]) -> Iterable[dict]:
-        """Judge image files, a chunk at a time.
+    def judge(self, paths: Iterable[str | Path | Remote]) -> Iterable[dict]:
+        """Judge image files, a chunk at a time: here, or inside ``parallel.cluster`` there.
 
         Args:
             paths: Files.
@@ -210,15 +215,13 @@ class Detector:
         Yields:
             One row a file, in order, with ``COLUMNS``.
         """
-        chunk: list[str | Path] = []
-        for path in paths:
-            chunk.append(path)
-            if len(chunk) == CHUNK:
-                yield from self._judge_chunk(chunk)
-                chunk = []
-        yield from self._judge_chunk(chunk)
+        waiting = iter(paths)
+        chunks = iter(lambda: list(itertools.islice(waiting, CHUNK)), [])
+        for rows in parallel.each(_judge_chunk, ((self, chunk) for chunk in chunks), processes=1):
+            yield from rows
 
-    def _judge_chunk(self, paths: list[str | Path]) -> Iterable[dict]:
+    def judge_chunk(self, paths: Sequence[str | Path | Remote]) -> Iterator[dict]:
+        """Judge image files that are held in memory together, as ``judge`` does."""
         with ThreadPoolExecutor(images.most_at_once()) as pool:
             views = list(pool.map(self._read, paths))
         answers = iter(self._answer([view for view in views if isinstance(view, _View)]))
@@ -233,12 +236,14 @@ class Detector:
                 row |= {"status": "unreadable", "reason": view}
             yield row
 
-    def _read(self, path: str | Path) -> _View | str:
+    def _read(self, path: str | Path | Remote) -> _View | str:
         """Return what is needed of an image file, or one clause that says why there is none."""
         try:
             return self._view(images.read_image(path))
         except images.UnreadableImage as error:
             return f"{error.status}: {error.reason}"
+        except ConnectionError:
+            raise  # of a store: nothing is known of the image
         except OSError as error:
             return (error.strerror or str(error)).lower()
         except ValueError as error:  # a zero byte in the path
@@ -268,6 +273,10 @@ class Detector:
         if distance > self.card["outside"]["limit"]:
             return f"its texture is unlike {self.card['data']['title']}'s"
         return ""
+
+
+def _judge_chunk(judge: Detector, paths: list[str | Path | Remote]) -> list[dict]:
+    return list(judge.judge_chunk(paths))
 
 
 def names() -> list[str]:

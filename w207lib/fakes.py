@@ -95,6 +95,12 @@ def make(
     if images < 8:
         raise ValueError(f"{images} fakes of each maker were asked for; expected at least 8.")
     steps = {maker: (steps or {}).get(maker, MAKERS[maker].steps) for maker in makers}
+    root = datasets.locate(source).root
+    if not isinstance(root, Path):
+        raise ValueError(
+            f"data set {source} lies in {root}; expected one on this disk. Copy it first: "
+            f"w207 sync {root} FOLDER"
+        )
     given, table = _photographs(source)
     invents = any(MAKERS[maker].redrawn < 1 for maker in makers)
     _require_sizes(source, table, one=invents or bool(photographs))

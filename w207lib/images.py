@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from w207lib import devices
+from w207lib.remote import Remote
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .avif".split()
@@ -52,7 +53,7 @@ def most_at_once() -> int:
     return max(1, min(os.cpu_count() or 1, devices.memory()["available"] // PICTURE_BYTES))
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path | Remote) -> np.ndarray:
     """Read an image file as upright RGB.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to
@@ -72,7 +73,7 @@ def read_image(path: str | Path) -> np.ndarray:
     return as_array(open_image(path)[0])
 
 
-def open_image(path: str | Path) -> tuple[Image.Image, dict]:
+def open_image(path: str | Path | Remote) -> tuple[Image.Image, dict]:
     """Read an image file as upright RGB, with what its header says.
 
     Args:
@@ -86,6 +87,8 @@ def open_image(path: str | Path) -> tuple[Image.Image, dict]:
         UnreadableImage: As for ``read_image``.
         OSError: The file cannot be opened at all.
     """
+    if isinstance(path, Remote):
+        return decode(path.read_bytes(), path)
     kind = os.stat(path).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # a pipe would be waited for, for ever
         raise UnreadableImage(path, "corrupted", "it is no file but a pipe or a device")
@@ -96,7 +99,7 @@ def open_image(path: str | Path) -> tuple[Image.Image, dict]:
 
 
 def decode(
-    data: bytes, name: str | Path, *, most_pixels: int | None = None,
+    data: bytes, name: str | Path | Remote, *, most_pixels: int | None = None,
     formats: tuple[str, ...] | None = None,
 ) -> tuple[Image.Image, dict]:  # fmt: skip
     """Decode an image file's bytes, as ``open_image`` does.

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import config, datasets, fetching, manifest, runs, schema
+from w207lib import config, datasets, fetching, manifest, remote, runs, schema, syncing
 from w207lib.archives import unpack
+from w207lib.remote import Remote
 
 RESERVED = ("models", "cards", *datasets.BUNDLED)
 MARKER, LOCK = "source.json", ".lock"
@@ -27,16 +28,16 @@ def add(
 ) -> tuple[datasets.Dataset, pd.DataFrame]:
     """Import a data set: fetch and unpack it if need be, read every image once, keep the facts.
 
-    Raw files are kept as they are. A folder is read where it lies; an archive is unpacked into
-    ``data/<name>/raw``. Until all is read the data set does not exist. What Ctrl-C or a kill
-    leaves in ``data/.<name>.partial`` the same call goes on with; after an error nothing is left
-    but a download, and what was there before is untouched.
+    Raw files are kept as they are. A folder is read where it lies, be that a disk or an object
+    store; an archive is unpacked into ``data/<name>/raw``. Until all is read the data set does
+    not exist. What Ctrl-C or a kill leaves in ``data/.<name>.partial`` the same call goes on
+    with; after an error nothing is left but a download, and what was there before is untouched.
 
     Args:
         name: What to call it: letters, digits, ``-`` and ``_``.
-        source: A folder, a ``.zip``, a ``.tar`` with any compression, or
-            ``kaggle:owner/dataset`` (with ``/versions/N`` for one version); None for the public
-            data set of that name.
+        source: A folder, a ``.zip``, a ``.tar`` with any compression, the address of one of
+            these (``s3://bucket/prefix``), or ``kaggle:owner/dataset`` (with ``/versions/N`` for
+            one version); None for the public data set of that name.
         real: Glob of the photographs' paths, where the folders have other names than usual.
         fake: Glob of the generated images' paths, likewise.
 
@@ -46,7 +47,8 @@ def add(
     Raises:
         ValueError: The name is taken or ill-formed, the source is no folder, archive or Kaggle
             handle, the archive tries to write elsewhere, or a class has no readable image.
-        OSError: The disk is full, or the source cannot be read or fetched.
+        OSError: The disk is full, or the source cannot be read or fetched. What has been read of
+            a store is kept.
         RuntimeError: Another process is importing it.
     """
     require_name(name)
@@ -55,10 +57,10 @@ def add(
             f"only --{'real' if fake is None else 'fake'} was given; expected both, "
             "or neither where the folders are called REAL and FAKE."
         )
-    source = _find_source(name, source)
+    origin = _find_source(name, source)
     folder = config.data_root() / name
     downloads = folder.with_name(f".{name}.download")
-    card = {"name": name, "source": _fingerprint(source), "real": real, "fake": fake}
+    card = {"name": name, "source": _fingerprint(origin), "real": real, "fake": fake}
     if (folder / "dataset.json").is_file():
         old = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         if {key: old.get(key) for key in card} == card:
@@ -72,11 +74,13 @@ def add(
     staging = folder.with_name(f".{name}.partial")
     with _held(staging, name):
         try:
-            table = _import(card, source, staging, downloads)
+            table = _import(card, origin, staging, downloads)
             staging.rename(folder)
-        except (ValueError, OSError) as error:  # the same again would fail again
-            shutil.rmtree(staging, ignore_errors=True)
-            if isinstance(error, ValueError) and any(downloads.glob("*.zip")):
+        except (ValueError, OSError) as error:
+            if isinstance(origin, Remote) and isinstance(error, PermissionError | ConnectionError):
+                raise  # it may pass, and hours of reading with it
+            shutil.rmtree(staging, ignore_errors=True)  # the same again would fail again
+            if isinstance(error, ValueError) and any(downloads.glob("[!.]*[!n]")):
                 raise ValueError(f"{error} Its download is kept in {downloads}.") from None
             raise
     for left in (folder / MARKER, *folder.glob(".*"), *folder.glob("cache/.*")):
@@ -94,8 +98,8 @@ def require_name(name: str) -> None:
         )
 
 
-def _find_source(name: str, source: str | Path | None) -> str | Path:
-    """Return the path of a folder or archive, or ``kaggle:`` with a handle."""
+def _find_source(name: str, source: str | Path | None) -> str | Path | Remote:
+    """Return the path or address of a folder or archive, or ``kaggle:`` with a handle."""
     if source is None:
         public = datasets.PUBLIC.get(name)
         if public is None or public.handle is None:
@@ -108,22 +112,20 @@ def _find_source(name: str, source: str | Path | None) -> str | Path:
     if str(source).startswith(fetching.PREFIX):
         fetching.parse(str(source).removeprefix(fetching.PREFIX))
         return str(source)
-    if "://" in str(source):
-        raise ValueError(
-            f"{source}: only folders and archives on this disk, and "
-            f"{fetching.PREFIX}owner/dataset, can be imported so far. Download it, then give the "
-            "archive."
-        )
+    if remote.is_remote(source):
+        return remote.parse(str(source))
     path = Path(source).expanduser()
     if not path.exists():
         raise ValueError(
             f"{path} does not exist; expected a folder, a .zip or a .tar archive on this disk, "
-            f"or {fetching.PREFIX}owner/dataset."
+            f"the address of one (s3://bucket/prefix), or {fetching.PREFIX}owner/dataset."
         )
     return path.resolve()
 
 
-def _import(card: dict, source: str | Path, staging: Path, downloads: Path) -> pd.DataFrame:
+def _import(
+    card: dict, source: str | Path | Remote, staging: Path, downloads: Path
+) -> pd.DataFrame:
     """Fill ``staging``, or go on with it; return the manifest."""
     with _disk_errors(card["name"], downloads):
         known = _begin(card["source"], source, staging)
@@ -131,15 +133,15 @@ def _import(card: dict, source: str | Path, staging: Path, downloads: Path) -> p
             known |= _prepare(card["name"], source, staging, downloads)
             runs.write_json(staging / MARKER, known)
         card |= {key: known[key] for key in ("root", "download") if key in known}
-        root = staging / card["root"]  # an absolute root stays as it is
+        root = remote.root(card["root"], staging)  # an absolute one stays as it is
         found = datasets.Dataset(card["name"], root, staging / "cache", card["real"], card["fake"])
         table = manifest.load(found)
-        require_classes(table, Path(source))
+        require_classes(table, Path(str(source)))
         runs.write_json(staging / "dataset.json", card)
     return table
 
 
-def _begin(fingerprint: dict, source: str | Path, staging: Path) -> dict:
+def _begin(fingerprint: dict, source: str | Path | Remote, staging: Path) -> dict:
     """Return what an interrupted import of this source left; clear what another one left."""
     modified = source.stat().st_mtime_ns if isinstance(source, Path) and source.is_file() else None
     known = {"source": fingerprint, "modified": modified}
@@ -157,16 +159,21 @@ def _begin(fingerprint: dict, source: str | Path, staging: Path) -> dict:
     return known
 
 
-def _prepare(name: str, source: str | Path, staging: Path, downloads: Path) -> dict:
+def _prepare(name: str, source: str | Path | Remote, staging: Path, downloads: Path) -> dict:
     """Fetch and unpack what is no folder; return where the images lie and what was fetched."""
     if isinstance(source, Path) and source.is_dir():
         return {"root": str(source)}
+    if isinstance(source, Remote) and source.kind() == "directory":
+        return {"root": source.url}
     shutil.rmtree(staging / "raw", ignore_errors=True)
     if isinstance(source, Path):
         unpack(source, staging / "raw")
         return {"root": "raw"}
-    handle = source.removeprefix(fetching.PREFIX)
-    archive, facts = fetching.fetch_kaggle(handle, downloads, name)
+    if isinstance(source, Remote):
+        archive, facts = _download(source, downloads)
+    else:
+        handle = source.removeprefix(fetching.PREFIX)
+        archive, facts = fetching.fetch_kaggle(handle, downloads, name)
     try:
         unpack(archive, staging / "raw")
     except ValueError:
@@ -174,6 +181,20 @@ def _prepare(name: str, source: str | Path, staging: Path, downloads: Path) -> d
             shutil.rmtree(downloads)
         raise
     return {"root": "raw", "download": facts}
+
+
+def _download(source: Remote, downloads: Path) -> tuple[Path, dict]:
+    """Fetch an archive from a store, unless its download is there from an import that failed."""
+    archive, record = downloads / source.name, downloads / fetching.RECORD
+    known = syncing.facts(source)
+    version = {"url": source.url, "tag": known.tag, "bytes": known.size}
+    if archive.is_file() and record.is_file():
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        if kept["version"] == version:
+            return archive, kept["facts"]
+    facts = syncing.download(source, archive)
+    runs.write_json(record, {"version": version, "facts": facts})
+    return archive, facts
 
 
 def require_classes(table: pd.DataFrame, source: Path) -> None:
@@ -188,7 +209,9 @@ def require_classes(table: pd.DataFrame, source: Path) -> None:
             )
 
 
-def _fingerprint(source: str | Path) -> dict:
+def _fingerprint(source: str | Path | Remote) -> dict:
+    if isinstance(source, Remote):
+        return {"url": source.url}
     if isinstance(source, str):
         return {"kaggle": source.removeprefix(fetching.PREFIX)}
     if source.is_dir():

@@ -14,8 +14,9 @@ import pyarrow
 import pyarrow.parquet
 from tqdm import tqdm
 
-from w207lib import devices, features, images, runs, schema, shards
+from w207lib import devices, features, images, parallel, remote, runs, schema, shards
 from w207lib.datasets import Dataset, find_images
+from w207lib.remote import Remote
 
 CHUNK = 500  # images a task: long enough to hide the cost of sending it
 CHUNK_BYTES = 64 * 2**20  # and files of this size, where images are large
@@ -119,12 +120,10 @@ def _measure(
         many = len(found) * IMAGE_SECONDS + found["size"].sum() * BYTE_SECONDS > MANY_SECONDS
         processes = min(joblib.cpu_count(), images.most_at_once()) if many else 1
     roomy = devices.free_bytes(dataset.cache) > 2 * len(found) * 3 * shards.SMALL**2
-    work = joblib.Parallel(n_jobs=processes, return_as="generator")(
-        joblib.delayed(_measure_chunk)(
-            dataset.root, paths, path.with_suffix(".npy") if roomy else None
-        )
-        for path, paths in todo
+    tasks = (
+        (dataset.root, paths, path.with_suffix(".npy") if roomy else None) for path, paths in todo
     )
+    work = parallel.each(_measure_chunk, tasks, processes=processes)
     finished = len(found) - sum(len(paths) for _, paths in todo)
     with tqdm(
         total=len(found), initial=finished, desc=f"read {dataset.name}", unit="image", leave=False
@@ -178,13 +177,14 @@ def _is_whole(path: Path, rows: int) -> bool:
         return False
 
 
-def _measure_chunk(root: Path, paths: list[str], kept: Path | None) -> pd.DataFrame:
+def _measure_chunk(root: Path | Remote, paths: list[str], kept: Path | None) -> pd.DataFrame:
     """Return one row an image: ``path``, its facts, and ``features.STATISTICS`` (float64).
 
     Where all readable ones have one small square size, their pixels go to the file ``kept``, if
     there is one.
     """
-    measured = [_measure_image(root, path) for path in paths]
+    files = remote.files(root, paths)
+    measured = [_measure_image(path, file) for path, file in zip(paths, files, strict=True)]
     rows = pd.DataFrame([facts for facts, _, _ in measured])
     grey_levels = np.full((len(rows), len(features.STATISTICS)), np.nan)
     readable = [place for place, (_, counts, _) in enumerate(measured) if counts]
@@ -198,7 +198,7 @@ def _measure_chunk(root: Path, paths: list[str], kept: Path | None) -> pd.DataFr
     return rows.join(pd.DataFrame(grey_levels, columns=list(features.STATISTICS)))
 
 
-def _measure_image(root: Path, path: str) -> tuple[dict, list[int], np.ndarray | None]:
+def _measure_image(path: str, file: Path | Remote) -> tuple[dict, list[int], np.ndarray | None]:
     """Return an image's facts, its histogram of greys, and its pixels where they are few.
 
     Of an unreadable one there is the fault alone.
@@ -208,12 +208,14 @@ def _measure_image(root: Path, path: str) -> tuple[dict, list[int], np.ndarray |
         "pixel_hash": "", "perceptual_hash": "", "status": "ok", "reason": "",
     }  # fmt: skip
     try:
-        image, header = images.open_image(root / path)
+        image, header = images.open_image(file)
     except images.UnreadableImage as error:
-        size = (root / path).stat().st_size  # of a pipe 0
+        size = file.stat().st_size if isinstance(file, Path) else len(file.read_bytes())
         fault = {"bytes": size, "status": error.status, "reason": error.reason}
         return facts | fault, [], None
     except OSError as error:
+        if isinstance(file, Remote) and not isinstance(error, FileNotFoundError):
+            raise  # the store's fault, not the image's
         reason = error.strerror or str(error)
         if isinstance(error, FileNotFoundError) and "\\udc" in path:  # see datasets.shown
             reason = "its name is not UTF-8; rename the file"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from w207lib import images
+from w207lib import images, remote
+from w207lib.remote import Remote
 
 
-def find_images(arguments: Iterable[str]) -> list[Path]:
+def find_images(arguments: Iterable[str]) -> list[Path | Remote]:
     """Turn command-line words into image files.
 
     Args:
-        arguments: Files, folders (searched to the bottom for image suffixes) and patterns with
-            ``*``, ``?`` or ``[]``.
+        arguments: Files, folders (searched to the bottom for image suffixes), patterns with
+            ``*``, ``?`` or ``[]``, and addresses of files or folders (``s3://bucket/prefix``).
 
     Returns:
         Files in the order given, those of a folder sorted; a file that was named twice, or by
@@ -25,12 +26,15 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
     Raises:
         ValueError: A folder or a pattern has no image.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path | Remote, None] = {}
+    some: Sequence[Path | Remote]
     for word in arguments:
         path = Path(word)
-        if os.path.isdir(word):  # Path.is_dir raises on what cannot be a name
-            some = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
-            some, kind = [p for p in some if not os.path.isdir(p)], "folder"
+        if remote.is_remote(word):
+            some, kind = _find_remote(remote.parse(word)), "address"
+        elif os.path.isdir(word):  # Path.is_dir raises on what cannot be a name
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
+            some, kind = [p for p in files if not os.path.isdir(p)], "folder"
         elif not os.path.lexists(word) and glob.has_magic(word):
             some = [p for p in sorted(_fitting(word)) if os.path.isfile(p)]
             kind = "pattern"
@@ -43,6 +47,13 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
             )
         found |= dict.fromkeys(some)
     return list(found)
+
+
+def _find_remote(place: Remote) -> list[Remote]:
+    if place.is_file():
+        return [place]
+    names = [row.name for row in remote.listing(place)]
+    return [place / n for n in names if os.path.splitext(n)[1].lower() in images.SUFFIXES]
 
 
 def _fitting(pattern: str) -> Iterable[Path]:

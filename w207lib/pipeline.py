@@ -13,6 +13,7 @@ import pandas as pd
 from w207lib import clean, datasets, manifest, runs, shards, split
 from w207lib.config import Profile
 from w207lib.datasets import Dataset
+from w207lib.remote import Remote
 from w207lib.shards import Shards
 
 MANIFEST = "manifest.parquet"
@@ -34,7 +35,7 @@ class Images:
     """
 
     rows: pd.DataFrame
-    root: Path
+    root: Path | Remote
     size: int
     shards: Shards | None
     positions: np.ndarray

@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from w207lib import devices, images, runs
+from w207lib import devices, images, parallel, remote, runs
 from w207lib.datasets import Dataset
+from w207lib.remote import Remote
 
 SHARD_IMAGES = 256
 SHARD_BYTES = 64 * 2**20
@@ -129,10 +130,8 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     if processes is None:
         processes = usual_processes(rows)
-    work = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")(
-        joblib.delayed(_write)(dataset.root, part, size, _shard(folder, number))
-        for number, part in todo.items()
-    )
+    tasks = ((dataset.root, part, size, _shard(folder, number)) for number, part in todo.items())
+    work = parallel.each(_write, tasks, processes=processes, ordered=False)
     with tqdm(total=count, desc=f"decode to {size}", unit="image", leave=False) as bar:
         for done in work:
             bar.update(done)
@@ -246,8 +245,9 @@ def _is_whole(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _write(root: Path, paths: list[str], size: int, target: Path) -> int:
-    pixels = np.stack([images.resize(images.read_image(root / path), size) for path in paths])
+def _write(root: Path | Remote, paths: list[str], size: int, target: Path) -> int:
+    files = remote.files(root, paths)
+    pixels = np.stack([images.resize(images.read_image(file), size) for file in files])
     _save(pixels, target)
     return len(paths)
 

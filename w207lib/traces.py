@@ -16,9 +16,10 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from tqdm import tqdm
 
-from w207lib import runs
+from w207lib import parallel, remote, runs
 from w207lib.datasets import Dataset
 from w207lib.images import to_rgb
+from w207lib.remote import Remote
 
 THUMBNAIL = 16
 """Side in pixels: enough to recognise a picture, too little for a generator's traces."""
@@ -61,12 +62,10 @@ def read(
     return pd.read_parquet(facts), np.load(thumbs, mmap_mode="r")
 
 
-def _read_all(root: Path, paths: list[str], name: str, processes: int | None):
+def _read_all(root: Path | Remote, paths: list[str], name: str, processes: int | None):
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     processes = processes or (joblib.cpu_count() if len(chunks) > 4 else 1)
-    work = joblib.Parallel(n_jobs=processes, return_as="generator")(
-        joblib.delayed(_read_chunk)(root, chunk) for chunk in chunks
-    )
+    work = parallel.each(_read_chunk, ((root, chunk) for chunk in chunks), processes=processes)
     tables, small = [], np.empty((len(paths), THUMBNAIL, THUMBNAIL, 3), np.uint8)
     with tqdm(total=len(paths), desc=f"headers of {name}", unit="image", leave=False) as bar:
         for table, part in work:
@@ -77,8 +76,8 @@ def _read_all(root: Path, paths: list[str], name: str, processes: int | None):
     return whole.astype({"quality": "float64"}), small
 
 
-def _read_chunk(root: Path, paths: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
-    read = [header_and_thumbnail((root / path).read_bytes()) for path in paths]
+def _read_chunk(root: Path | Remote, paths: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    read = [header_and_thumbnail(file.read_bytes()) for file in remote.files(root, paths)]
     table = pd.DataFrame([facts for facts, _ in read], columns=COLUMNS[1:])
     table.insert(0, "path", paths)
     return table, np.stack([small for _, small in read])
