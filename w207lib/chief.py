@@ -11,14 +11,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -26,13 +24,13 @@ log = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 MINUTES = 10.0
 """How long a chief waits without any worker, and a worker without its chief."""
-SEARCH_ID = "search_id"
-"""File beside Keras Tuner's state that tells this search from others."""
 RETRIES = 2
 """How often a trial that broke is given to another worker, for the fault may be the machine's."""
 MOST_WORKERS = 1_000
 JOIN = "Join"
 SERVICE = "w207lib.Search"
+ID_KEY = "search-id"
+ANOTHER = "this chief has begun another search; start the worker again."
 OPTIONS = [
     ("grpc.so_reuseport", 0),  # otherwise a second chief would share the first one's port
     ("grpc.enable_http_proxy", 0),
@@ -40,6 +38,7 @@ OPTIONS = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 
@@ -70,15 +69,18 @@ def target(host: str, port: int) -> str:
 
 
 def serve(
-    oracle, folder: Path, facts: dict, address: str, *, minutes: float = MINUTES
+    oracle, facts: dict, address: str, *, search_id: str, keep: Callable[[], object],
+    minutes: float = MINUTES,
 ) -> None:  # fmt: skip
     """Give a search's trials to workers until there is none left.
 
     Args:
         oracle: Keras Tuner's, reloaded where the search was begun before.
-        folder: Where its state lies.
         facts: JSON-serialisable; what a worker must have exactly so, to be given a trial.
         address: Where to listen: ``HOST:PORT``. Port 0 takes any that is free.
+        search_id: Tells this search from others, also when the chief is started again.
+        keep: Called whenever trials were given out, finished or taken back, before anybody
+            hears of it.
         minutes: How long to wait without any worker.
 
     Raises:
@@ -92,7 +94,7 @@ def serve(
 
     host, port = parse(address)
     _require_port(host, port)
-    desk = _Desk(oracle, facts, _search_id(folder))
+    desk = _Desk(oracle, facts, search_id, keep)
     if desk.nothing_left():
         return
     server = grpc.server(ThreadPoolExecutor(MOST_WORKERS), options=OPTIONS)
@@ -129,13 +131,14 @@ def serve(
 class _Desk:
     """Answers workers: as Keras Tuner's own servicer does, but for what stands here."""
 
-    def __init__(self, oracle, facts: dict, search_id: str):
+    def __init__(self, oracle, facts: dict, search_id: str, keep: Callable[[], object]):
         from keras_tuner.src.distribute.oracle_chief import OracleServicer
         from keras_tuner.src.protos import get_service
 
         self.oracle = oracle
         self.facts = json.loads(json.dumps(facts))
         self.search_id = search_id
+        self._keep = keep
         self.over = threading.Event()
         self.failure: Exception | None = None
         self.workers: dict[str, tuple[str, threading.Event]] = {}
@@ -143,6 +146,7 @@ class _Desk:
         self._messages = get_service()
         self._lock = threading.RLock()
         oracle.max_retries_per_trial = RETRIES
+        self._save()
 
     def __getattr__(self, name: str):
         answer = getattr(self._usual, name)  # GetSpace, UpdateSpace, GetTrial, GetBestTrials
@@ -159,6 +163,8 @@ class _Desk:
         import grpc
 
         with self._lock:
+            if (ID_KEY, self.search_id) not in context.invocation_metadata():
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, ANOTHER)
             if number is not None and number not in self.oracle.trials:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"this search has no trial {number!r}")
             if self.failure is None:
@@ -169,6 +175,10 @@ class _Desk:
                     self.failure = error
                     self.over.set()
             context.abort(grpc.StatusCode.ABORTED, str(self.failure))
+
+    def _save(self) -> None:
+        self.oracle.save()
+        self._keep()
 
     def nothing_left(self) -> bool:
         """Whether a search with a fixed number of trials has finished them all."""
@@ -196,6 +206,7 @@ class _Desk:
                 else:
                     self.over.set()
             elif trial.status == "RUNNING" and not known:
+                self._save()
                 log.info("search: trial %s goes to worker %s", trial.trial_id, name)
             return self._messages.CreateTrialResponse(trial=trial.to_proto())
 
@@ -218,7 +229,7 @@ class _Desk:
             if number in self.oracle._retry_queue:
                 self.oracle._retry_queue.remove(number)
             answer = self._usual.EndTrial(request, context)
-            self.oracle.save()  # Keras Tuner's own save still has the trial going on
+            self._save()  # Keras Tuner's own save still has the trial going on
             trial = self.oracle.trials[number]
             log.info(
                 "search: trial %s %s, validation accuracy %s, %s, by worker %s; %d finished",
@@ -267,7 +278,7 @@ class _Desk:
     def _refusal(self, asked: dict) -> str:
         name = asked["name"]
         if asked.get("search_id") not in (None, self.search_id):
-            return "this chief has begun another search; start the worker again."
+            return ANOTHER
         if name in self.workers and self.workers[name][0] != asked["process"]:
             return f"a worker called {name!r} is at work already. Give another --name."
         here, there = _flat(asked["facts"]), _flat(self.facts)
@@ -292,7 +303,7 @@ class _Desk:
         if number in self.oracle._retry_queue:
             self.oracle._retry_queue.remove(number)
             self.oracle.ongoing_trials[name] = self.oracle.trials[number]
-            self.oracle.save()
+            self._save()
             log.info("search: worker %s is still at trial %s", name, number)
 
     def _release(self, name: str) -> None:
@@ -303,7 +314,7 @@ class _Desk:
             log.info("search: worker %s has left", name)
             return
         self.oracle._retry_queue.append(trial.trial_id)
-        self.oracle.save()
+        self._save()
         log.warning(
             "search: worker %s is gone; its trial %s goes to the next that asks",
             name, trial.trial_id,
@@ -329,13 +340,6 @@ def _flat(facts: dict, start: str = "") -> dict:
 def _brief(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:12]}…"
-
-
-def _search_id(folder: Path) -> str:
-    path = folder / SEARCH_ID
-    if not path.is_file():
-        path.write_text(secrets.token_hex(16), encoding="utf-8")
-    return path.read_text(encoding="utf-8")
 
 
 def _require_port(host: str, port: int) -> None:

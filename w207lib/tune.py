@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import secrets
 import shutil
 import tempfile
 from contextlib import ExitStack
@@ -37,8 +38,8 @@ SPACE: dict[str, list] = {
 }
 """Report 0's seven hyperparameters. Its choice is in here; the other values are assumed."""
 OBJECTIVE = ("val_accuracy", "max")
-PROJECT = "keras_tuner"
-"""Folder of Keras Tuner's own files, in a search's."""
+PROJECT, STATE = "keras_tuner", "search.json"
+"""In the partial folder: Keras Tuner's own files, and what they said when all was in order."""
 KINDS = ("random", "hyperband", "bayesian")
 
 
@@ -81,14 +82,17 @@ def search(
         return run.path
     place = run.open()
     runs.open_log(Path(folder).parent)
+    _restore(place)
     if serve is None:
         tuner = _run(data, profile, place, configuration)
     else:
         tuner = _tuner(configuration, place, pieces=1, mirrors=1)
         tuner.oracle.verbose = 0
         tuner.save()  # without it a chief that comes back finds nothing
-        facts = _facts(data, configuration)
-        chief.serve(tuner.oracle, place / PROJECT, facts, serve, minutes=minutes)
+        chief.serve(
+            tuner.oracle, _facts(data, configuration), serve, search_id=_search_id(place),
+            keep=lambda: _keep(place), minutes=minutes,
+        )  # fmt: skip
     trials = _trial_table(tuner, space, data.size)
     if not trials["score"].notna().any():
         raise ValueError(
@@ -102,6 +106,7 @@ def search(
     runs.write_json(
         place / "provenance.json", provenance.gather(seed=profile.seed, data=data.digest)
     )
+    (place / STATE).unlink(missing_ok=True)
     shutil.rmtree(place / PROJECT, ignore_errors=True)  # checkpoints of every trial
     return run.finish()
 
@@ -139,7 +144,7 @@ def work(
         line = stack.enter_context(worker.joined(address, name, facts, minutes=minutes))
         if kind == "hyperband":
             place = runs.RunFolder(Path(folder) / kind, configuration).partial
-            if not worker.shares_folder(line, place / PROJECT):
+            if not (place / PROJECT).is_dir() or _search_id(place) != line.search_id:
                 raise ValueError(
                     f"{place} is not the chief's folder, and hyperband goes on from checkpoints "
                     "that other workers left in it. Give the chief and all workers one --out on "
@@ -149,6 +154,38 @@ def work(
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="w207-")))
         _run(data, profile, place, configuration, line)
     return line.trials
+
+
+def _keep(place: Path) -> None:
+    """Write down what Keras Tuner knows: in one file, so that a kill cannot fall between two."""
+    project = place / PROJECT
+    paths = (project / "oracle.json", project / "tuner0.json", *project.glob("trial_*/trial.json"))
+    texts = {
+        path.relative_to(project).as_posix(): path.read_text(encoding="utf-8") for path in paths
+    }
+    runs.write_json(place / STATE, texts)
+
+
+def _restore(place: Path) -> None:
+    """Put Keras Tuner's files back to what they were when they were last kept."""
+    project, state = place / PROJECT, place / STATE
+    if not state.is_file():
+        shutil.rmtree(project, ignore_errors=True)
+        return
+    texts = json.loads(state.read_text(encoding="utf-8"))
+    for path in project.glob("trial_*"):
+        if f"{path.name}/trial.json" not in texts:
+            shutil.rmtree(path)
+    for name, text in texts.items():
+        (project / name).write_text(text, encoding="utf-8")
+
+
+def _search_id(place: Path) -> str:
+    """Return what tells this search, and its folder, from others; made where there is none."""
+    path = place / PROJECT / "search_id"
+    if not path.is_file():
+        runs.write_json(path, secrets.token_hex(16))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _configuration(data: Data, profile: Profile, kind: str, space: dict) -> dict:
@@ -238,17 +275,6 @@ def _require_tuner() -> None:
             f"Keras Tuner could not be loaded ({error}); the search needs it. Run: python make.py "
             "setup"
         ) from None
-    from keras_tuner.src import utils
-
-    utils.save_json = _save_state
-
-
-def _save_state(path: str, state) -> str:
-    """Stand in for Keras Tuner's ``save_json``: after a kill the file is the old or the new one."""
-    text = json.dumps(state)
-    with runs.replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return text
 
 
 def _fit_largest(space: dict, image_size: int, batch_size: int) -> tuple[int, int, int]:
@@ -305,6 +331,8 @@ def _tuner(configuration: dict, place: Path, pieces: int, mirrors: int):
 
             def on_trial_end(self, trial):
                 super().on_trial_end(trial)
+                if not self._is_worker():
+                    _keep(place)
                 self.bar.update()
                 broken, message = trial.status == "INVALID", trial.message
                 trial = self.oracle.get_trial(trial.trial_id)  # a chief alone knows the score
@@ -334,9 +362,6 @@ def _tuner(configuration: dict, place: Path, pieces: int, mirrors: int):
         bases = {"random": keras_tuner.RandomSearch, "bayesian": keras_tuner.BayesianOptimization}
         tuner = logging_tuner(bases[kind])(make, max_trials=configuration["trials"], **common)
     searching = True
-    if not tuner._is_worker():  # killed while it saved, Keras Tuner repeats what is finished
-        queue = tuner.oracle._retry_queue
-        queue[:] = [number for number in queue if number not in tuner.oracle.end_order]
     return tuner
 
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from w207lib import chief
 
@@ -155,8 +154,10 @@ class Line:
             if self._ended is not None:
                 raise FatalRuntimeError(self._ended)
             try:
-                return call(request, timeout=60)
+                return call(request, timeout=60, metadata=((chief.ID_KEY, self.search_id),))
             except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
+                    raise FatalRuntimeError(self._refused(error)) from None
                 if not _away(error):
                     raise FatalRuntimeError(
                         f"the chief at {self.at} has ended: {error.details()}"
@@ -224,9 +225,3 @@ def joined(
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
-
-
-def shares_folder(line: Line, folder: Path) -> bool:
-    """Whether a folder is the one in which a worker's chief keeps its search."""
-    path = Path(folder) / chief.SEARCH_ID
-    return path.is_file() and path.read_text(encoding="utf-8") == line.search_id
