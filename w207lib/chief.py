@@ -63,6 +63,14 @@ def parse(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def quiet_grpc():
+    """Import gRPC, which otherwise tells of each connection that breaks, and return the module."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    import grpc
+
+    return grpc
+
+
 def target(host: str, port: int) -> str:
     """Return an address as gRPC reads it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -89,7 +97,7 @@ def serve(
         RuntimeError: No worker was there for that long, or Keras Tuner gave the search up. What
             is finished is kept.
     """
-    import grpc
+    grpc = quiet_grpc()
     from keras_tuner.src import protos
 
     host, port = parse(address)

@@ -38,7 +38,7 @@ class Line:
     """
 
     def __init__(self, address: str, name: str, facts: dict, minutes: float):
-        import grpc
+        grpc = chief.quiet_grpc()
         from keras_tuner.src import protos
 
         host, port = chief.parse(address)
