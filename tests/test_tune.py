@@ -1,11 +1,17 @@
 import json
 import logging
 import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
 
 import pandas as pd
 import pytest
 
-from w207lib import models, runs, tune
+from w207lib import cli, config, importing, models, runs, tune
 
 SPACE = {
     "filters_1": [2, 4], "kernel_size_1": [3], "filters_2": [2], "kernel_size_2": [3],
@@ -134,3 +140,167 @@ def test_an_unknown_kind_or_space_is_refused(learnable, profile, tmp_path, optio
     with pytest.raises(ValueError, match=match):
         tune.search(learnable, profile, tmp_path / "tuning", **options)
     assert not (tmp_path / "tuning").exists()
+
+
+# --- chief and workers -------------------------------------------------------------------
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+def serve_aside(*arguments, **options):
+    """Let a chief serve in a thread; return the thread and the list of what came of it."""
+    came = []
+    tune._require_tuner()  # not in two threads at once
+
+    def serve():
+        try:
+            came.append(tune.search(*arguments, minutes=1, **options))
+        except Exception as error:
+            came.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread, came
+
+
+def test_chief_and_worker_leave_what_one_process_would(
+    learnable, profile, tmp_path, port, undisturbed_search
+):
+    address = f"127.0.0.1:{port}"
+    before = dict(os.environ)
+    thread, came = serve_aside(learnable, profile, tmp_path / "chief", space=SPACE, serve=address)
+    with pytest.raises(ValueError, match="seed is 1 here, 207 at the chief"):
+        other = type(profile)(**vars(profile) | {"seed": 1})
+        tune.work(learnable, other, tmp_path, address, space=SPACE, minutes=1)
+    rows = learnable.manifest
+    fewer = type(learnable)(learnable.dataset, rows.iloc[1:].reset_index(drop=True), 16)
+    with pytest.raises(ValueError, match="The images are not the same: copy the chief's data set"):
+        tune.work(fewer, profile, tmp_path, address, space=SPACE, minutes=1)
+    assert tune.work(learnable, profile, tmp_path / "none", address, space=SPACE, minutes=1) == 2
+    thread.join(60)
+    assert came == [tmp_path / "chief" / "random"]
+    assert sorted(os.listdir(came[0])) == sorted(os.listdir(undisturbed_search))
+    pd.testing.assert_frame_equal(
+        tune.read_trials(came[0]), tune.read_trials(undisturbed_search), check_exact=True
+    )
+    assert (came[0] / "best.json").read_bytes() == (undisturbed_search / "best.json").read_bytes()
+    assert not (tmp_path / "none").exists() and os.environ == before
+
+
+def test_a_worker_at_which_a_trial_breaks_stops_and_says_why(
+    learnable, tiny_profile, tmp_path, port, monkeypatch
+):
+    profile = tiny_profile(tuning_trials=1, tuning_epochs=1, tuning_images=16)
+    address = f"127.0.0.1:{port}"
+    thread, came = serve_aside(learnable, profile, tmp_path / "chief", space=SPACE, serve=address)
+    build = models.build
+    with monkeypatch.context() as patch:
+        broken = iter([lambda *_, **__: 1 / 0])
+        patch.setattr(models, "build", lambda *a, **k: next(broken, build)(*a, **k))
+        patch.setattr(tune, "_fit_largest", lambda *_: (1, 1, 256))
+        with pytest.raises(RuntimeError, match="trial 0 broke here: ZeroDivisionError: .* Another"):
+            tune.work(learnable, profile, tmp_path, address, space=SPACE, minutes=1)
+    assert tune.work(learnable, profile, tmp_path, address, space=SPACE, minutes=1) == 1
+    thread.join(60)
+    assert set(tune.read_trials(came[0])["status"]) == {"COMPLETED"}
+
+
+def test_hyperbands_workers_need_the_chiefs_folder(learnable, profile, tmp_path, port):
+    address = f"127.0.0.1:{port}"
+    chosen = {"kind": "hyperband", "space": SPACE}
+    thread, came = serve_aside(learnable, profile, tmp_path / "shared", serve=address, **chosen)
+    with pytest.raises(ValueError, match="is not the chief's folder.* a drive that they share"):
+        tune.work(learnable, profile, tmp_path / "own", address, minutes=1, **chosen)
+    trained = tune.work(learnable, profile, tmp_path / "shared", address, minutes=1, **chosen)
+    thread.join(60)
+    assert trained == len(tune.read_trials(came[0])) >= 1
+
+
+class Process:
+    """A ``w207 tune`` of its own, whose messages are read as they come."""
+
+    def __init__(self, home, place, *words):
+        self.log = place
+        environment = os.environ | {"W207_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "w207lib.cli", "tune", "--data", "tiny", *words]
+        with place.open("w") as file:
+            self.process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+
+    def said(self):
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait_for(self, pattern, seconds=240):
+        until = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.said())):
+            assert self.process.poll() is None and time.monotonic() < until, self.said()
+            time.sleep(0.02)
+        return found
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def end(self):
+        assert self.process.wait(240) == 0, self.said()
+
+
+@pytest.mark.slow
+def test_a_search_survives_a_killed_worker_and_a_killed_chief(
+    home, make_tree, tmp_path, port, tally, capsys
+):
+    counts = {"train/REAL": 40, "train/FAKE": 40, "test/REAL": 10, "test/FAKE": 10}
+    importing.add("tiny", make_tree(tmp_path / "raw", counts, size=16))
+    common = ["--image-size", "24", "--trials", "6"]
+    out, address = str(tmp_path / "out"), f"127.0.0.1:{port}"
+    started = []
+
+    def start(name, *words):
+        process = Process(home, tmp_path / f"{name}.log", *common, *words)
+        started.append(process)
+        return process
+
+    try:
+        chief = start("chief", "--chief", address, "--out", out)
+        start("one", "--worker", address, "--name", "one")
+        other = start("other", "--worker", address, "--name", "other")
+        chief.wait_for(r"trial \d COMPLETED.* by worker one")
+        lost = chief.wait_for(r"(?s)by worker one.*trial (\d) goes to worker one")[1]
+        started[1].kill()  # in the middle of a trial
+        chief.wait_for(f"worker one is gone; its trial {lost} goes to the next")
+        chief.wait_for(rf"(?s)is gone.*trial {lost} goes to worker other")
+        chief.kill()  # in the middle of a trial, too
+        again = start("again", "--chief", address, "--out", out)
+        again.wait_for("worker other has joined")  # still at its trial, or with what came of it
+        back = start("back", "--worker", address, "--name", "one")
+        for process in (again, back, other):
+            process.end()
+    finally:
+        for process in started:
+            process.kill()
+    said = chief.said() + again.said()
+    finished = re.findall(r"trial (\d) COMPLETED", said)
+    given = re.findall(r"trial (\d) goes to worker", said)
+    assert sorted(finished) == list("012345")  # each once: nothing lost, nothing trained again
+    assert sorted(given) == sorted([*"012345", lost])
+    assert cli.main(["tune", "--data", "tiny", *common, "--out", str(tmp_path / "alone")]) == 0
+    alone, together = (
+        tune.read_trials(tmp_path / place / "tuning/random") for place in ("alone", "out")
+    )
+    pd.testing.assert_frame_equal(together, alone, check_exact=True)
+    for fault in ("worker killed in a trial", "chief killed"):
+        with tally("search", fault) as tried:
+            tried(lost=6 - len(set(finished)))
+
+
+def test_wrong_words_of_chief_and_worker_are_told_in_a_sentence(home, capsys):
+    (home / "data" / "sample" / "images").mkdir(parents=True)
+    assert cli.main(["tune", "--name", "one"]) == 2
+    assert "--name is a worker's; expected --worker HOST:PORT with it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["tune", "--chief", "5207", "--worker", "5207"])
+    assert "not allowed with argument --chief" in capsys.readouterr().err
+    assert not config.runs_root().exists()

@@ -30,7 +30,7 @@ layer  modules
        ``augmentation`` · ``networks`` (bodies of recipes) · ``backbones`` (trained elsewhere) ·
        ``models`` (recipes) · ``baselines``
 4      ``detector`` (verdicts without TensorFlow) · ``predict`` · ``gradients`` · ``attacks`` ·
-       ``epochs`` (of a training) · ``train`` · ``tune``
+       ``epochs`` (of a training) · ``train`` · ``chief`` (of a search) · ``worker`` · ``tune``
 5      ``checks`` (of reports) · ``model_checks`` · ``planted`` (mistakes) ·
        ``model_card`` · ``export`` (a detector) · ``transfer`` · ``experiments`` ·
        ``robustness`` · ``explain`` (maps) · ``generator_parts`` · ``generators`` (redraw

@@ -191,6 +191,16 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--kind", default="random", choices=("random", "hyperband", "bayesian"),
                       help="how combinations are chosen (random)")  # fmt: skip
     tune.add_argument("--trials", type=int, metavar="N", help="most trials")
+    tune.add_argument("--precision", choices=("float32", "mixed_bfloat16", "auto"),
+                      help="of the trials' arithmetic (the profile's)")  # fmt: skip
+    tune.add_argument("--resume", action="store_true", help="keep a search that is whole")
+    role = tune.add_mutually_exclusive_group()
+    role.add_argument("--chief", metavar="HOST:PORT",
+                      help="give the trials to workers that join there")  # fmt: skip
+    role.add_argument("--worker", metavar="HOST:PORT", help="train trials of the chief there")
+    tune.add_argument("--name", metavar="ID", help="a worker's (its machine and process)")
+    tune.add_argument("--wait", type=float, default=10, metavar="MINUTES",
+                      help="how long chief and workers wait for each other (10)")  # fmt: skip
 
     evaluate = _command(
         commands, "evaluate", "cli_evidence.evaluate_table", "metrics from a predictions table"

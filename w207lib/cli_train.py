@@ -15,6 +15,7 @@ from w207lib import (
     models,
     pipeline,
     runs,
+    signals,
     train,
     tune,
 )
@@ -57,13 +58,32 @@ def train_recipes(options) -> int:
 
 
 def search_hyperparameters(options) -> int:
-    """Search over Report 0's space, and print the trials."""
-    profile, root = settings(options, tuning_trials=options.trials)
-    with runs.locked(root):
-        data = pipeline.prepare(profile, root)
-        folder = tune.search(data, profile, root / "tuning", kind=options.kind)
+    """Search over Report 0's space, here or as the chief of others, and print the trials."""
+    if options.worker is None and options.name is not None:
+        raise ValueError("--name is a worker's; expected --worker HOST:PORT with it.")
+    if options.resume:
+        os.environ[runs.RESUME_VARIABLE] = "1"
+    profile, root = settings(options, tuning_trials=options.trials, precision=options.precision)
+    with signals.stoppable():
+        if options.worker is not None:
+            return _work_at_search(options, profile, root)
+        with runs.locked(root):
+            data = pipeline.prepare(profile, root)
+            folder = tune.search(
+                data, profile, root / "tuning", kind=options.kind, serve=options.chief,
+                minutes=options.wait,
+            )  # fmt: skip
     print(tune.read_trials(folder).to_string(index=False))
     print(f"best {tune.read_best(folder)}\nsearch folder {folder}")
+    return 0
+
+
+def _work_at_search(options, profile: Profile, root: Path) -> int:
+    trained = tune.work(
+        pipeline.assemble(profile), profile, root / "tuning", options.worker, kind=options.kind,
+        name=options.name, minutes=options.wait,
+    )  # fmt: skip
+    print(f"the search is over; this worker trained {trained} of its trials")
     return 0
 
 

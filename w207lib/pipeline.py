@@ -196,14 +196,30 @@ def prepare(profile: Profile, root: Path) -> Data:
         ValueError: The data set is unknown, its splits leak, or ``root`` holds a run on
             other data.
     """
+    data = assemble(profile)
+    runs.claim(root, profile=profile.name, data_digest=data.digest)
+    runs.write_table(root / MANIFEST, data.manifest)
+    return data
+
+
+def assemble(profile: Profile) -> Data:
+    """Clean and split a profile's data set, and write nothing into any run folder.
+
+    Args:
+        profile: As for ``prepare``.
+
+    Returns:
+        The data, ready for training.
+
+    Raises:
+        ValueError: The data set is unknown, or its splits leak.
+    """
     dataset = datasets.locate(profile.dataset)
     table = split.assign(
         clean.mark(manifest.load(dataset)),
         validation_fraction=profile.validation_fraction,
         seed=profile.seed,
     )
-    runs.claim(root, profile=profile.name, data_digest=manifest.digest(table))
-    runs.write_table(root / MANIFEST, table)
     return Data(dataset, table, profile.image_size)
 
 

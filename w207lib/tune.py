@@ -1,17 +1,24 @@
-"""Hyperparameter search with Keras Tuner over Report 0's space; it can be stopped and resumed."""
+"""Hyperparameter search with Keras Tuner over Report 0's space; it can be stopped and resumed.
+
+``search`` does it in one process, or gives its trials to others, that ``work`` for it.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import random
+import secrets
 import shutil
+import tempfile
+from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from w207lib import accelerators, models, provenance, runs
+from w207lib import __version__, accelerators, chief, models, provenance, runs, worker
 from w207lib.config import Profile
 from w207lib.devices import quiet_keras
 from w207lib.pipeline import Data
@@ -30,12 +37,16 @@ SPACE: dict[str, list] = {
     "learning_rate": [1e-2, 1e-3, 1e-4],
 }
 """Report 0's seven hyperparameters. Its choice is in here; the other values are assumed."""
+OBJECTIVE = ("val_accuracy", "max")
+PROJECT, STATE = "keras_tuner", "search.json"
+"""In the partial folder: Keras Tuner's own files, and what they said when all was in order."""
 KINDS = ("random", "hyperband", "bayesian")
 
 
 def search(
-    data: Data, profile: Profile, folder: Path, *, kind: str = "random", space: dict | None = None
-) -> Path:
+    data: Data, profile: Profile, folder: Path, *, kind: str = "random", space: dict | None = None,
+    serve: str | None = None, minutes: float = chief.MINUTES,
+) -> Path:  # fmt: skip
     """Search for the hyperparameters with the best validation accuracy.
 
     A search that was stopped goes on with its next trial. Combinations whose layers would
@@ -50,6 +61,9 @@ def search(
         kind: ``random``, ``hyperband`` or ``bayesian``. Hyperband decides itself how many
             trials it needs and ignores the profile's number.
         space: Values for each hyperparameter; None for ``SPACE``.
+        serve: ``HOST:PORT`` where this process is the chief of others, which ``work`` at the
+            trials; None to train them here.
+        minutes: How long a chief waits without any worker.
 
     Returns:
         The search's folder: ``config.json``, ``trials.csv``, ``best.json``,
@@ -57,58 +71,28 @@ def search(
 
     Raises:
         ValueError: The kind or a hyperparameter is unknown, or every trial failed.
-        RuntimeError: The space's largest network does not fit the memory.
+        RuntimeError: The space's largest network does not fit the memory, or a chief has no
+            workers.
         ImportError: Keras Tuner cannot be loaded.
     """
     space = SPACE if space is None else space
-    if kind not in KINDS:
-        raise ValueError(f"search {kind!r} is unknown; expected one of {', '.join(KINDS)}.")
-    for name, values in space.items():
-        if name not in SPACE or not values:
-            raise ValueError(
-                f"the search space has {name!r}: {values!r}; expected a list of values for each "
-                f"of {', '.join(SPACE)}."
-            )
-    _require_tuner()
-    precision = choose_precision(profile)
-    configuration = {
-        "recipe": RECIPE, "kind": kind, "space": space, "image_size": data.size,
-        "trials": profile.tuning_trials, "epochs": profile.tuning_epochs,
-        "images": profile.tuning_images, "batch_size": profile.batch_size,
-        "precision": precision, "seed": profile.seed, "data_digest": data.digest,
-    }  # fmt: skip
+    configuration = _configuration(data, profile, kind, space)
     run = runs.RunFolder(Path(folder) / kind, configuration)
     if run.kept():
         return run.path
     place = run.open()
     runs.open_log(Path(folder).parent)
-    training = data.split("train", most=profile.tuning_images, seed=profile.seed)
-    validation = data.split("validation", most=profile.tuning_images, seed=profile.seed)
-    batch = profile.batch_size
-    with precision_policy(precision):
-        pieces, shared, most = _fit_largest(space, data.size, batch)
-        given = training.batches(batch, shuffle_seed=profile.seed)
-        checked = validation.batches(most)
-        if pieces > 1 or shared > 1:
-            given = accelerators.parts(given, pieces=pieces, devices=shared)
-        if shared > 1:
-            checked = accelerators.parts(checked, devices=shared)
-        # Mirroring is left to the tuner, which clears the session, and a scope around it too.
-        mirrored = quiet_keras().backend.backend() == "tensorflow"
-        with (
-            accelerators.strategy(1 if mirrored else shared),
-            runs.notebook_bar(profile.tuning_trials, f"{kind} search", "trial") as bar,
-        ):
-            mirrors = shared if mirrored else 1
-            tuner = _tuner(kind, space, data.size, profile, place, bar, pieces, mirrors)
-            tuner.search(
-                given,
-                steps_per_epoch=training.steps(batch) * pieces,
-                shuffle=False,
-                validation_data=checked,
-                epochs=profile.tuning_epochs,
-                verbose=0,
-            )
+    _restore(place)
+    if serve is None:
+        tuner = _run(data, profile, place, configuration)
+    else:
+        tuner = _tuner(configuration, place, pieces=1, mirrors=1)
+        tuner.oracle.verbose = 0
+        tuner.save()  # without it a chief that comes back finds nothing
+        chief.serve(
+            tuner.oracle, _facts(data, configuration), serve, search_id=_search_id(place),
+            keep=lambda: _keep(place), minutes=minutes,
+        )  # fmt: skip
     trials = _trial_table(tuner, space, data.size)
     if not trials["score"].notna().any():
         raise ValueError(
@@ -122,8 +106,150 @@ def search(
     runs.write_json(
         place / "provenance.json", provenance.gather(seed=profile.seed, data=data.digest)
     )
-    shutil.rmtree(place / "keras_tuner", ignore_errors=True)  # checkpoints of every trial
+    (place / STATE).unlink(missing_ok=True)
+    shutil.rmtree(place / PROJECT, ignore_errors=True)  # checkpoints of every trial
     return run.finish()
+
+
+def work(
+    data: Data, profile: Profile, folder: Path, address: str, *, kind: str = "random",
+    space: dict | None = None, name: str | None = None, minutes: float = chief.MINUTES,
+) -> int:  # fmt: skip
+    """Train trials of a search that another process serves, until it is over.
+
+    Data, settings and versions must be the chief's. Nothing is written into ``folder``, but by
+    Hyperband, whose trials go on from others' checkpoints.
+
+    Args:
+        data: As for ``search``.
+        profile: As for ``search``.
+        folder: As for ``search``; for Hyperband it must be the chief's own.
+        address: The chief's ``HOST:PORT``.
+        kind: As for ``search``.
+        space: As for ``search``.
+        name: Tells this worker from others; None for machine and process.
+        minutes: How long to wait for a chief that does not answer.
+
+    Returns:
+        How many trials it trained.
+
+    Raises:
+        ValueError: As ``search``; or the address is none, or the chief has other data, settings
+            or versions, or another folder.
+        RuntimeError: The chief does not answer, or has given up.
+    """
+    configuration = _configuration(data, profile, kind, SPACE if space is None else space)
+    with ExitStack() as stack:
+        facts = _facts(data, configuration)
+        line = stack.enter_context(worker.joined(address, name, facts, minutes=minutes))
+        if kind == "hyperband":
+            place = runs.RunFolder(Path(folder) / kind, configuration).partial
+            if not (place / PROJECT).is_dir() or _search_id(place) != line.search_id:
+                raise ValueError(
+                    f"{place} is not the chief's folder, and hyperband goes on from checkpoints "
+                    "that other workers left in it. Give the chief and all workers one --out on "
+                    "a drive that they share."
+                )
+        else:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="w207-")))
+        _run(data, profile, place, configuration, line)
+    return line.trials
+
+
+def _keep(place: Path) -> None:
+    """Write down what Keras Tuner knows: in one file, so that a kill cannot fall between two."""
+    project = place / PROJECT
+    paths = (project / "oracle.json", project / "tuner0.json", *project.glob("trial_*/trial.json"))
+    texts = {
+        path.relative_to(project).as_posix(): path.read_text(encoding="utf-8") for path in paths
+    }
+    runs.write_json(place / STATE, texts)
+
+
+def _restore(place: Path) -> None:
+    """Put Keras Tuner's files back to what they were when they were last kept."""
+    project, state = place / PROJECT, place / STATE
+    if not state.is_file():
+        shutil.rmtree(project, ignore_errors=True)
+        return
+    texts = json.loads(state.read_text(encoding="utf-8"))
+    for path in project.glob("trial_*"):
+        if f"{path.name}/trial.json" not in texts:
+            shutil.rmtree(path)
+    for name, text in texts.items():
+        (project / name).write_text(text, encoding="utf-8")
+
+
+def _search_id(place: Path) -> str:
+    """Return what tells this search, and its folder, from others; made where there is none."""
+    path = place / PROJECT / "search_id"
+    if not path.is_file():
+        runs.write_json(path, secrets.token_hex(16))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _configuration(data: Data, profile: Profile, kind: str, space: dict) -> dict:
+    """Return what makes a search what it is, as its ``config.json`` has it."""
+    if kind not in KINDS:
+        raise ValueError(f"search {kind!r} is unknown; expected one of {', '.join(KINDS)}.")
+    for name, values in space.items():
+        if name not in SPACE or not values:
+            raise ValueError(
+                f"the search space has {name!r}: {values!r}; expected a list of values for each "
+                f"of {', '.join(SPACE)}."
+            )
+    _require_tuner()
+    return {
+        "recipe": RECIPE, "kind": kind, "space": space, "image_size": data.size,
+        "trials": profile.tuning_trials, "epochs": profile.tuning_epochs,
+        "images": profile.tuning_images, "batch_size": profile.batch_size,
+        "precision": choose_precision(profile), "seed": profile.seed, "data_digest": data.digest,
+    }  # fmt: skip
+
+
+def _facts(data: Data, configuration: dict) -> dict:
+    """Return what chief and workers must have alike."""
+    rows = data.manifest[["path", "status", "split"]].sort_values("path")
+    software = {name: version(name) for name in ("keras", "keras-tuner", "numpy")}
+    software |= {"w207lib": __version__, "backend": quiet_keras().backend.backend()}
+    return configuration | {
+        "objective": OBJECTIVE, "splits": runs.digest(rows.to_numpy().tolist()),
+        "software": software,
+    }  # fmt: skip
+
+
+def _run(
+    data: Data, profile: Profile, place: Path, configuration: dict, line: worker.Line | None = None
+):  # fmt: skip
+    """Train trials here, a chief's where there is a line to one; return the tuner."""
+    training = data.split("train", most=profile.tuning_images, seed=profile.seed)
+    validation = data.split("validation", most=profile.tuning_images, seed=profile.seed)
+    batch = profile.batch_size
+    with precision_policy(configuration["precision"]):
+        pieces, shared, most = _fit_largest(configuration["space"], data.size, batch)
+        given = training.batches(batch, shuffle_seed=profile.seed)
+        checked = validation.batches(most)
+        if pieces > 1 or shared > 1:
+            given = accelerators.parts(given, pieces=pieces, devices=shared)
+        if shared > 1:
+            checked = accelerators.parts(checked, devices=shared)
+        # Mirroring is left to the tuner, which clears the session, and a scope around it too.
+        mirrored = quiet_keras().backend.backend() == "tensorflow"
+        with accelerators.strategy(1 if mirrored else shared):
+            tuner = _tuner(configuration, place, pieces, shared if mirrored else 1)
+            if line is not None:
+                tuner.oracle.stub = line
+                tuner.tuner_id = line.name
+            with tuner.bar:
+                tuner.search(
+                    given,
+                    steps_per_epoch=training.steps(batch) * pieces,
+                    shuffle=False,
+                    validation_data=checked,
+                    epochs=profile.tuning_epochs,
+                    verbose=0,
+                )
+    return tuner
 
 
 def read_trials(folder: Path) -> pd.DataFrame:
@@ -178,13 +304,11 @@ def _fit_largest(space: dict, image_size: int, batch_size: int) -> tuple[int, in
         return pieces, shared, accelerators.fit_evaluation(model, devices_used=shared)
 
 
-def _tuner(
-    kind: str, space: dict, image_size: int, profile: Profile, place: Path, bar, pieces: int,
-    mirrors: int,
-):  # fmt: skip
+def _tuner(configuration: dict, place: Path, pieces: int, mirrors: int):
     keras = quiet_keras()
     import keras_tuner
 
+    kind, space, seed = (configuration[key] for key in ("kind", "space", "seed"))
     searching = False
 
     def make(hyperparameters):
@@ -192,9 +316,9 @@ def _tuner(
         if not searching:  # the tuner only asks which hyperparameters there are
             return None
         rate = chosen.pop("learning_rate", None)
-        keras.utils.set_random_seed(profile.seed)  # a trial does not depend on those before it
+        keras.utils.set_random_seed(seed)  # a trial does not depend on those before it
         try:
-            model = models.build(RECIPE, image_size, seed=profile.seed, **chosen)
+            model = models.build(RECIPE, configuration["image_size"], seed=seed, **chosen)
         except ValueError as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from None
         return models.compile_model(model, RECIPE, learning_rate=rate, accumulate=pieces)
@@ -203,29 +327,40 @@ def _tuner(
         class Tuner(base):
             """Says after each trial what came of it."""
 
+            bar = runs.notebook_bar(configuration["trials"], f"{kind} search", "trial")
+
             def on_trial_end(self, trial):
                 super().on_trial_end(trial)
-                bar.update()
+                if not self._is_worker():
+                    _keep(place)
+                self.bar.update()
+                broken, message = trial.status == "INVALID", trial.message
+                trial = self.oracle.get_trial(trial.trial_id)  # a chief alone knows the score
                 log.info(
                     "search: trial %s %s, validation accuracy %s, %s",
                     trial.trial_id, trial.status, trial.score, trial.hyperparameters.values,
                 )  # fmt: skip
+                if broken and self._is_worker():  # its machine may be what is wrong
+                    raise keras_tuner.errors.FatalRuntimeError(
+                        f"trial {trial.trial_id} broke here: {message.strip().splitlines()[-1]}. "
+                        "Another worker tries it. Mend this machine, or leave it out."
+                    )
 
         return Tuner
 
     common = {
-        "objective": keras_tuner.Objective("val_accuracy", "max"), "seed": profile.seed,
-        "directory": str(place), "project_name": "keras_tuner", "overwrite": False,
+        "objective": keras_tuner.Objective(*OBJECTIVE), "seed": seed,
+        "directory": str(place), "project_name": PROJECT, "overwrite": False,
         "max_consecutive_failed_trials": 20,
         "distribution_strategy": accelerators.distribution(mirrors),
     }  # fmt: skip
     if kind == "hyperband":
         tuner = logging_tuner(keras_tuner.Hyperband)(
-            make, max_epochs=profile.tuning_epochs, **common
+            make, max_epochs=configuration["epochs"], **common
         )
     else:
         bases = {"random": keras_tuner.RandomSearch, "bayesian": keras_tuner.BayesianOptimization}
-        tuner = logging_tuner(bases[kind])(make, max_trials=profile.tuning_trials, **common)
+        tuner = logging_tuner(bases[kind])(make, max_trials=configuration["trials"], **common)
     searching = True
     return tuner
 
