@@ -274,7 +274,7 @@ def test_without_links_a_lock_that_is_still_empty_is_waited_for(tmp_path, monkey
         with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
             pass
     (tmp_path / ".lock").touch()
-    text = f"{os.getpid()} {time.time():.0f}"
+    text = f"{os.getpid()} {' '.join(runs._birth(os.getpid()))}"
     monkeypatch.setattr(runs.time, "sleep", lambda _: (tmp_path / ".lock").write_text(text))
     with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
         pass

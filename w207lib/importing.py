@@ -75,6 +75,8 @@ def add(
     if (folder / "dataset.json").is_file():
         old = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         if {key: old.get(key) for key in card} == card:
+            if (folder / MARKER).is_file():  # its import was killed when all was done but this
+                _clear(folder, downloads)
             found = datasets.locate(name)
             return found, manifest.load(found)
     if folder.exists():
@@ -92,10 +94,15 @@ def add(
             if isinstance(error, ValueError) and any(downloads.glob("*.zip")):
                 raise ValueError(f"{error} Its download is kept in {downloads}.") from None
             raise
-    for left in (folder / MARKER, *folder.glob(".*"), *folder.glob("cache/.*")):
-        left.unlink(missing_ok=True)  # hidden: the lock, and half a file of a killed import
-    shutil.rmtree(downloads, ignore_errors=True)
+    _clear(folder, downloads)
     return datasets.locate(name), table
+
+
+def _clear(folder: Path, downloads: Path) -> None:
+    """Remove from a whole data set what only its import needed."""
+    shutil.rmtree(downloads, ignore_errors=True)
+    for left in (*folder.glob(".*"), *folder.glob("cache/.*"), folder / MARKER):
+        left.unlink(missing_ok=True)  # hidden: the lock, and half a file of a killed import
 
 
 def require_name(name: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -44,7 +46,8 @@ def replacing(path: str | Path):
         path: The file to write.
 
     Yields:
-        The temporary path. After an exception nothing is left of it, and ``path`` is as before.
+        The temporary path. After an exception nothing is left of it, and ``path`` is as before;
+        what a kill leaves of it the next that writes ``path`` removes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +57,21 @@ def replacing(path: str | Path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    for left in _left(path.parent, path.stem, f".partial{path.suffix}"):
+        left.unlink(missing_ok=True)
+
+
+def _left(folder: Path, stem: str, ending: str) -> list[Path]:
+    """Return the hidden ``.<stem>.<process>ending`` in a folder whose process runs no more."""
+    found = []
+    for path in folder.glob(f".{glob.escape(stem)}.*{glob.escape(ending)}"):
+        process = path.name[len(stem) + 2 : len(path.name) - len(ending)]
+        if re.fullmatch(r"\d+", process):
+            import psutil
+
+            if not psutil.pid_exists(int(process)):
+                found.append(path)
+    return found
 
 
 def write_json(path: str | Path, value) -> Path:
@@ -209,11 +227,14 @@ class RunFolder:
     def open(self) -> Path:
         """Make the partial folder, or return the one that is there."""
         self.partial.mkdir(parents=True, exist_ok=True)
+        _put_back(self.path)
         write_json(self.partial / "config.json", self.configuration)
         return self.partial
 
     def finish(self) -> Path:
         """Put the partial folder in place of ``path``; return ``path``."""
+        for left in self.partial.glob(".*.partial*"):  # of a process that was killed
+            left.unlink(missing_ok=True)
         old = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
         if self.path.exists():
             os.replace(self.path, old)
@@ -222,8 +243,19 @@ class RunFolder:
         return self.path
 
 
+def _put_back(path: Path) -> None:
+    """Give a folder its name again where a kill fell while another was put in its place."""
+    for old in _left(path.parent, path.name, ".old"):
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, path)
+
+
 def drop_partials(root: Path) -> None:
     """Remove what interrupted trainings left below ``root``, so that the next start afresh."""
+    for old in sorted(Path(root).glob("**/.*.old")):
+        _put_back(old.with_name(old.name[1:].rsplit(".", 2)[0]))
     for path in sorted(Path(root).glob("**/.*.partial")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -249,8 +281,14 @@ def log_test_scoring(root: Path, *, model: str, model_digest: str, data_digest: 
         "time": datetime.now(UTC).isoformat(timespec="seconds"), "model": model,
         "model_digest": model_digest, "data_digest": data_digest, "commit": provenance.commit(),
     }  # fmt: skip
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    size = path.stat().st_size if path.is_file() else 0
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError:
+        if path.is_file():
+            os.truncate(path, size)  # half a line would spoil the others
+        raise
     log = test_scorings(root)
     return int(((log["model"] == model) & (log["data_digest"] == data_digest)).sum())
 
@@ -276,9 +314,12 @@ def locked(root: Path):
     """
     path = Path(root) / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = f"{os.getpid()} {time.time():.0f}"
+    own = f"{os.getpid()} {' '.join(_birth(os.getpid()))}"
     for _ in range(3):
         if _write_new(path, own):
+            for left in path.parent.glob(".lock.*"):  # drafts of processes that were killed
+                if left.name.count(".") == 3 and left in _left(path.parent, "lock", left.suffix):
+                    left.unlink(missing_ok=True)
             break
         found = _read_lock(path)
         holder = _lock_holder(found)
@@ -329,18 +370,29 @@ def _read_lock(path: Path) -> str:
     return text
 
 
+def _birth(process: int) -> tuple[str, str]:
+    """Return when a process started: in seconds of the clock, and since the machine's start.
+
+    One of them stays what it was when the clock is moved; which one depends on the system.
+    """
+    import psutil
+
+    started = psutil.Process(process).create_time()
+    return f"{started:.2f}", f"{started - psutil.boot_time():.2f}"
+
+
 def _lock_holder(text: str) -> int | None:
     """Return the process that wrote a lock, if it still runs."""
     import psutil
 
     try:
-        pid, written = text.split()
-        started = psutil.Process(int(pid)).create_time()
+        pid, *born = text.split()
+        now = _birth(int(pid))
     except psutil.AccessDenied:  # it runs, for another user
         return int(pid)
     except (ValueError, psutil.Error):
         return None
-    return int(pid) if started <= float(written) + 1 else None
+    return int(pid) if any(a == b for a, b in zip(now, born, strict=False)) else None
 
 
 def _drop_stale(path: Path, text: str) -> None:

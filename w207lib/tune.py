@@ -31,6 +31,8 @@ SPACE: dict[str, list] = {
 }
 """Report 0's seven hyperparameters. Its choice is in here; the other values are assumed."""
 KINDS = ("random", "hyperband", "bayesian")
+PROJECT, STATE = "keras_tuner", "search.json"
+"""In the partial folder: Keras Tuner's own files, and what they said after the last trial."""
 
 
 def search(
@@ -100,6 +102,7 @@ def search(
             runs.notebook_bar(profile.tuning_trials, f"{kind} search", "trial") as bar,
         ):
             mirrors = shared if mirrored else 1
+            _restore(place)
             tuner = _tuner(kind, space, data.size, profile, place, bar, pieces, mirrors)
             tuner.search(
                 given,
@@ -122,8 +125,33 @@ def search(
     runs.write_json(
         place / "provenance.json", provenance.gather(seed=profile.seed, data=data.digest)
     )
-    shutil.rmtree(place / "keras_tuner", ignore_errors=True)  # checkpoints of every trial
+    (place / STATE).unlink(missing_ok=True)
+    shutil.rmtree(place / PROJECT, ignore_errors=True)  # checkpoints of every trial
     return run.finish()
+
+
+def _keep(place: Path) -> None:
+    """Write down what Keras Tuner knows: in one file, so that a kill cannot fall between two."""
+    project = place / PROJECT
+    texts = {
+        path.relative_to(project).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(project.rglob("*.json"))
+    }
+    runs.write_json(place / STATE, texts)
+
+
+def _restore(place: Path) -> None:
+    """Put Keras Tuner's files back to what they were after the last trial that was finished."""
+    project, state = place / PROJECT, place / STATE
+    if not state.is_file():
+        shutil.rmtree(project, ignore_errors=True)
+        return
+    texts = json.loads(state.read_text(encoding="utf-8"))
+    for path in project.glob("trial_*"):
+        if f"{path.name}/trial.json" not in texts:
+            shutil.rmtree(path)
+    for name, text in texts.items():
+        (project / name).write_text(text, encoding="utf-8")
 
 
 def read_trials(folder: Path) -> pd.DataFrame:
@@ -205,6 +233,7 @@ def _tuner(
 
             def on_trial_end(self, trial):
                 super().on_trial_end(trial)
+                _keep(place)
                 bar.update()
                 log.info(
                     "search: trial %s %s, validation accuracy %s, %s",
@@ -215,7 +244,7 @@ def _tuner(
 
     common = {
         "objective": keras_tuner.Objective("val_accuracy", "max"), "seed": profile.seed,
-        "directory": str(place), "project_name": "keras_tuner", "overwrite": False,
+        "directory": str(place), "project_name": PROJECT, "overwrite": False,
         "max_consecutive_failed_trials": 20,
         "distribution_strategy": accelerators.distribution(mirrors),
     }  # fmt: skip
