@@ -8,7 +8,7 @@ layer  modules
 =====  ==================================================================================
 0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks) · ``findings``
 1      ``recompression`` (JPEG as a layer) · ``optimizers`` (Muon for kernels) ·
-       ``provenance`` · ``runs`` (run folders) ·
+       ``provenance`` · ``locks`` (of folders) · ``runs`` (run folders) ·
        ``devices`` (memory, precision) ·
        ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` ·

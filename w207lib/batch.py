@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 from tqdm import tqdm
 
-from w207lib import config, devices, failures, provenance, runs, signals
+from w207lib import config, devices, failures, locks, provenance, runs, signals
 from w207lib.notebook_files import (
     Notebook,
     check_parameters,
@@ -69,7 +69,7 @@ def run(
     root = Path(out).expanduser().resolve() if out else runs.run_root(settings)
     _check_owner(root, profile)
     variables = {runs.RUN_VARIABLE: str(root), runs.RESUME_VARIABLE: "1" if resume else ""}
-    with runs.locked(root), runs.logged(root), _environment(variables), signals.stoppable():
+    with locks.locked(root), runs.logged(root), _environment(variables), signals.stoppable():
         before = _read_summary(root)
         if not resume:
             runs.drop_partials(root)

@@ -12,6 +12,7 @@ from w207lib import (
     config,
     datasets,
     experiments,
+    locks,
     models,
     pipeline,
     runs,
@@ -37,7 +38,7 @@ def train_recipes(options) -> int:
             models.build(recipe, profile.image_size)  # whatever is wrong shows here
             pace = models.find(recipe).pace
             paces[recipe] = {k: pace[k] for k in pace if getattr(options, k) is None}
-    with runs.locked(root):
+    with locks.locked(root):
         data = pipeline.prepare(profile, root)
         for folder in experiments.train_seeds(
             options.recipes, data, profile, root / "models",
@@ -59,7 +60,7 @@ def train_recipes(options) -> int:
 def search_hyperparameters(options) -> int:
     """Search over Report 0's space, and print the trials."""
     profile, root = settings(options, tuning_trials=options.trials)
-    with runs.locked(root):
+    with locks.locked(root):
         data = pipeline.prepare(profile, root)
         folder = tune.search(data, profile, root / "tuning", kind=options.kind)
     print(tune.read_trials(folder).to_string(index=False))

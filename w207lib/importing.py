@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 from tqdm import tqdm
 
-from w207lib import config, datasets, devices, fetching, manifest, runs, schema
+from w207lib import config, datasets, devices, fetching, locks, manifest, runs, schema
 from w207lib.images import SUFFIXES
 
 _DAMAGE = (
@@ -333,7 +333,7 @@ def _fingerprint(source: str | Path) -> dict:
 def _held(staging: Path, name: str):
     with ExitStack() as stack:
         try:
-            stack.enter_context(runs.locked(staging))
+            stack.enter_context(locks.locked(staging))
         except RuntimeError:
             raise RuntimeError(
                 f"data set {name!r} is being imported by another command; wait for its end, or "
