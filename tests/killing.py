@@ -85,12 +85,13 @@ class Nursery:
 
     Args:
         network: Whether the commands need TensorFlow.
+        **more: Environment variables that it starts with.
     """
 
-    def __init__(self, *, network: bool = True):
+    def __init__(self, *, network: bool = True, **more: str):
         self.process = subprocess.Popen(
             [sys.executable, "-c", NURSERY, "network" if network else ""],
-            env=environment(ROOT), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment(ROOT, **more), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self.process.stdout.readline() == "ready\n"
 

@@ -8,8 +8,8 @@ layer  modules
 =====  ==================================================================================
 0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks) · ``findings``
 1      ``recompression`` (JPEG as a layer) · ``optimizers`` (Muon for kernels) ·
-       ``provenance`` · ``locks`` (of folders) · ``runs`` (run folders) ·
-       ``devices`` (memory, precision) ·
+       ``devices`` (memory, precision) · ``provenance`` · ``locks`` (of folders) ·
+       ``runs`` (run folders) ·
        ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` ·
        ``perturb`` (JPEG, blur, noise: uint8 → uint8) · ``style`` · ``diagrams`` ·

@@ -1,14 +1,12 @@
-"""Loaded by every Python that a test of kills starts: a tiny profile, a death, another clock.
+"""Loaded by every Python that a test of kills starts: a tiny profile, and a death.
 
 Python imports a module of this name by itself at its start, from `PYTHONPATH`. What it does is
 chosen by environment variables, so that it reaches the kernels of notebooks, too.
 """
 
-import datetime
 import os
 import signal
 import sys
-import time
 
 from w207lib import config
 
@@ -54,20 +52,6 @@ def die_at_write(folder: str, counter: str, moment: int, *, torn: bool) -> None:
     sys.addaudithook(watch)
 
 
-def shift_clock(seconds: float) -> None:
-    """Let this process believe that it is so much later; earlier where it is negative."""
-    now, now_ns, real = time.time, time.time_ns, datetime.datetime
-    time.time = lambda: now() + seconds
-    time.time_ns = lambda: now_ns() + int(seconds * 1e9)
-
-    class Shifted(real):
-        @classmethod
-        def now(cls, tz=None):
-            return real.now(tz) + datetime.timedelta(seconds=seconds)
-
-    datetime.datetime = Shifted
-
-
 def begin() -> None:
     """Do what the environment variables ask for."""
     if os.environ.get("TEST_COUNTER"):
@@ -75,8 +59,6 @@ def begin() -> None:
             os.environ["TEST_FOLDER"], os.environ["TEST_COUNTER"],
             int(os.environ.get("TEST_MOMENT", "0")), torn=bool(os.environ.get("TEST_TORN")),
         )  # fmt: skip
-    if os.environ.get("TEST_CLOCK"):
-        shift_clock(float(os.environ["TEST_CLOCK"]))
 
 
 begin()
