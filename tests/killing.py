@@ -37,6 +37,7 @@ if sys.argv[1] == "network":  # once for all: it takes longer than the commands 
     from w207lib import devices, epochs, train, tune
     devices.quiet_keras()
     import keras_tuner
+    tune.SPACE.update(filters_1=[4, 8], filters_2=[4, 8], dense_layer_units=[8, 16])
 from w207lib import cli, cli_data, cli_publish, cli_run, cli_train
 print("ready", flush=True)
 for line in sys.stdin:

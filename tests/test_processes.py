@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import killing
 import pandas as pd
 import pytest
+
+from w207lib import train
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGKILL"), reason="there is no such signal here"
@@ -26,19 +29,21 @@ p = config.load(profile)
 root = runs.run_root(p)
 data = pipeline.prepare(p, root)
 plots.plot_class_counts(data.manifest);"""
-TRAIN = """from w207lib import config, manifest, pipeline, predict, report, runs, train, evaluate
+BASELINES = """from w207lib import (
+    config, evaluate, manifest, pipeline, predict, report, runs, train
+)
 p = config.load(profile)
 root = runs.run_root(p)
 data = pipeline.load_data(p, root)
-folder = train.fit("two_conv", data, p, root / "models", units=16)
 statistics = manifest.statistics(data.dataset)
-forest = train.fit_baseline("random_forest", data, statistics, p, root / "models")
-for one in (folder, forest):
-    predict.score_test(one, data, statistics, root=root)
-scores = evaluate.score(report.predictions(root))
-table = report.comparison(scores, report.model_facts(root))
+folder = train.fit_baseline("random_forest", data, statistics, p, root / "models")
+predict.score_test(folder, data, statistics, root=root)
+table = report.comparison(evaluate.score(report.predictions(root)), report.model_facts(root))
 runs.write_table(root / report.METRICS, table)
 table[["model", "test"]]"""
+NETWORK = BASELINES.replace(
+    'train.fit_baseline("random_forest", data, statistics, p, ', 'train.fit("two_conv", data, p, '
+)
 
 
 class Command(NamedTuple):
@@ -51,8 +56,10 @@ class Command(NamedTuple):
 
 
 RUN = ["--out", "runs/mine"]
+NOTEBOOKS = ["run", "--profile", "tiny", *RUN]
 SEARCH = ["tune", "--data", "tiny", "--profile", "tiny", *RUN]
-LEAVE = ("run.log", "index.html", "01_why.html", "02_why.html", "summary.json", "run.json")
+LEAVE = ("run.log", "index.html", "01_why.html", "02_why.html", "03_why.html",
+         "summary.json", "run.json")  # fmt: skip
 COMMANDS = {
     "import": Command(["data", "add", "mine", "photos.zip"], ["data", "add", "mine", "photos.zip"],
                       "data", ("manifest.json",)),  # which has the files' times
@@ -64,8 +71,9 @@ COMMANDS = {
     "tune": Command(SEARCH, SEARCH, "runs", LEAVE),
     "tune bayesian": Command([*SEARCH, "--kind", "bayesian"], [*SEARCH, "--kind", "bayesian"],
                              "runs", (*LEAVE, "trials.csv", "best.json")),
-    "run": Command(["run", "--profile", "tiny", *RUN], ["run", "--profile", "tiny", *RUN,
-                   "--resume"], "runs", LEAVE),
+    "run": Command([*NOTEBOOKS, "--to", "02"], [*NOTEBOOKS, "--to", "02", "--resume"], "runs",
+                   LEAVE),
+    "run network": Command(NOTEBOOKS, [*NOTEBOOKS, "--resume"], "runs", LEAVE),
     "slides": Command(["slides"], ["slides"], "slides"),
 }  # fmt: skip
 
@@ -87,7 +95,8 @@ def base(nursery, tmp_path_factory, make_tree, make_notebook):
         for path in sorted(tree.rglob("*.png")):
             file.write(path, path.relative_to(tree))
     make_notebook(home / "notebooks", "01", PREPARE)
-    make_notebook(home / "notebooks", "02", TRAIN, needs=["01"])
+    make_notebook(home / "notebooks", "02", BASELINES, needs=["01"])
+    make_notebook(home / "notebooks", "03", NETWORK, needs=["01"])
     done = nursery.run(["data", "add", "tiny", "photos.zip"], home)
     assert done.status == 0, done.text
     for words in (["dummy:prior"], ["two_conv", "--epochs", "1"]):  # what the user has already
@@ -106,6 +115,9 @@ def deck(nursery, tmp_path_factory):
         os.symlink(killing.ROOT / name, home / name)
     shutil.copytree(killing.ROOT / "slides", home / "slides",
                     ignore=shutil.ignore_patterns("build"))  # fmt: skip
+    text = (home / "slides/deck.md").read_text("utf-8")
+    few = text.split("\n## ")[:4]  # the first slides are as good as all
+    (home / "slides/deck.md").write_text("\n## ".join(few) + "\n", "utf-8")
     done = nursery.run(["slides"], home)
     assert done.status == 0, done.text
     return home
@@ -163,7 +175,7 @@ def kill_and_go_on(nursery, name, undisturbed, tally, count):
     assert not faults
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ["import", "train", "tune", "run", "slides"])
 def test_a_killed_command_goes_on_and_equals_an_undisturbed_one(nursery, name, undisturbed, tally):
     kill_and_go_on(nursery, name, undisturbed, tally, FEW)
 
@@ -228,7 +240,9 @@ def size_of(folder):
 
 
 DISKS = [("import", 0.02), ("import", 0.6), ("train", 0.5)]
-MORE_DISKS = [(name, share) for name in ("train", "tune", "run") for share in (0.0, 0.3, 0.8)]
+MORE_DISKS = [
+    (name, share) for name in ("train", "tune", "run network") for share in (0.0, 0.3, 0.8)
+]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +264,7 @@ def test_a_full_disk_is_named_and_with_room_the_command_goes_on(
             ballast.unlink()
             went_on = nursery.run(command.again, home)
             found = killing.facts(home / command.product, leave=command.leave)
-        said = gave_up.text if name == "run" else sentence(gave_up)
+        said = gave_up.text if name == "run network" else sentence(gave_up)
         assert gave_up.status and "disk is full" in said, gave_up.text
         assert {"dummy_prior", "two_conv"} <= models
         assert went_on.status == 0, went_on.text
@@ -324,8 +338,8 @@ def test_with_a_wrong_clock_all_is_as_with_a_right_one(undisturbed, tally, clock
 def test_a_run_that_was_killed_goes_on_with_its_clock_moved_back(
     nursery, undisturbed, tally, clock
 ):
-    start, ended, expected = undisturbed("run")
-    command, home = COMMANDS["run"], start.with_name("run-clock")
+    start, ended, expected = undisturbed("run network")
+    command, home = COMMANDS["run network"], start.with_name("run-clock")
     shutil.copytree(start, home)
     assert nursery.run(command.first, home, after=0.7 * ended.seconds).status is None
     with killing.Nursery(network=False, **clock(-400)) as shifted:
@@ -368,4 +382,53 @@ def test_of_two_at_once_one_is_refused_or_both_are_right(undisturbed, tally, nam
             assert not status or re.search("is being imported by|is in use by process", text)
         found = killing.facts(home / command.product, leave=command.leave)
         assert killing.differences(found, expected) == []
+        tried()
+
+
+# --- repeated ----------------------------------------------------------------------------
+
+
+def repeat(provenance, home):
+    """Do what a provenance says, in a process of its own."""
+    words = shlex.split(provenance["command"])
+    assert words[0] == "w207"
+    return subprocess.run(
+        [sys.executable, "-m", "w207lib.cli", *words[1:]], cwd=home, capture_output=True,
+        text=True, env=killing.environment(home, **provenance["environment"]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["train", pytest.param("run network", marks=pytest.mark.slow)])
+def test_a_run_is_repeated_to_the_bit_from_a_models_provenance(undisturbed, tally, name):
+    start, _, expected = undisturbed(name)
+    folder = start.with_name(name) / "runs/mine/models/two_conv"
+    provenance = json.loads((folder / "provenance.json").read_text("utf-8"))
+    home = shutil.copytree(start, start.with_name(f"{name}-again"))
+    with tally("reproducibility", f"repeated from provenance.json: w207 {name}") as tried:
+        done = repeat(provenance, home)
+        assert done.returncode == 0, done.stderr
+        found = killing.facts(home / "runs", leave=LEAVE)
+        assert killing.differences(found, expected) == []
+        tried()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings", [{"TF_NUM_INTRAOP_THREADS": "1"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}]
+)
+def test_another_machine_trains_alike_within_the_stated_tolerance(undisturbed, tally, settings):
+    start, _, _ = undisturbed("train")
+    here = start.with_name("train") / "runs/mine/models/two_conv"
+    home = shutil.copytree(start, start.with_name(f"train-{'-'.join(settings)}"))
+    with tally("reproducibility", "trained with other threads or instructions") as tried:
+        done = subprocess.run(
+            [sys.executable, "-m", "w207lib.cli", *COMMANDS["train"].first], cwd=home,
+            capture_output=True, text=True, env=killing.environment(home, **settings),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        there = home / "runs/mine/models/two_conv"
+        first, other = (train.read_history(folder) for folder in (here, there))
+        assert other["loss"][0] == pytest.approx(first["loss"][0], abs=0.01)
+        ends = [train.read_metrics(folder)["scores"][1]["accuracy"] for folder in (here, there)]
+        assert abs(ends[0] - ends[1]) <= 0.05
         tried()
