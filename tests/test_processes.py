@@ -68,6 +68,10 @@ COMMANDS = {
         ["train", "two_conv", "random_forest", "--data", "tiny", "--profile", "tiny", *RUN,
          "--resume"], "runs", LEAVE,
     ),
+    "train sample": Command(
+        ["train", "two_conv", "--epochs", "3", *RUN],
+        ["train", "two_conv", "--epochs", "3", *RUN, "--resume"], "runs", LEAVE,
+    ),
     "tune": Command(SEARCH, SEARCH, "runs", LEAVE),
     "tune bayesian": Command([*SEARCH, "--kind", "bayesian"], [*SEARCH, "--kind", "bayesian"],
                              "runs", (*LEAVE, "trials.csv", "best.json")),
@@ -124,13 +128,25 @@ def deck(nursery, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(nursery, base, request):
+def sample(nursery, tmp_path_factory):
+    """A project with the embedded sample, read before."""
+    home = tmp_path_factory.mktemp("sample") / "base"
+    shutil.copytree(killing.ROOT / "data/sample", home / "data/sample",
+                    ignore=shutil.ignore_patterns("cache"))  # fmt: skip
+    done = nursery.run(["train", "dummy:prior", *RUN], home)
+    assert done.status == 0, done.text
+    return home
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nursery, request):
     """Run a command undisturbed, once: how it ended, and its product."""
     known = {}
 
     def get(name):
         if name not in known:
-            start = request.getfixturevalue("deck") if name == "slides" else base
+            fixture = {"slides": "deck", "train sample": "sample"}.get(name, "base")
+            start = request.getfixturevalue(fixture)
             home = shutil.copytree(start, start.with_name(name), symlinks=True)
             command = COMMANDS[name]
             ended = nursery.run(command.first, home)
@@ -145,8 +161,9 @@ def undisturbed(nursery, base, request):
 
 def whole_models(home):
     """Return the names of the whole models in the user's run, also such as were put aside."""
-    found = (home / "runs/mine/models").glob("**/predictions.parquet")
-    return {pd.read_parquet(path)["model"].iloc[0] for path in found}
+    found = (home / "runs/mine/models").glob("*/predictions.parquet")
+    whole = [path for path in found if not path.parent.name.endswith(".partial")]
+    return {pd.read_parquet(path)["model"].iloc[0] for path in whole}
 
 
 def kill_and_go_on(nursery, name, undisturbed, tally, count):
@@ -158,9 +175,7 @@ def kill_and_go_on(nursery, name, undisturbed, tally, count):
             home = start.with_name(f"{name}-{number}")
             shutil.copytree(start, home, symlinks=True)
             killed = nursery.run(command.first, home, **moment)
-            lost = 0 if name == "slides" else len({"dummy:prior", "two_conv"} - {
-                model.replace("dummy_", "dummy:") for model in whole_models(home)
-            })  # fmt: skip
+            lost = len(whole_models(start) - whole_models(home))
             went_on = nursery.run(command.again, home)
             found = killing.facts(home / command.product, leave=command.leave)
             wrong = killing.differences(found, expected)
@@ -181,7 +196,12 @@ def test_a_killed_command_goes_on_and_equals_an_undisturbed_one(nursery, name, u
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+def test_three_kills_of_a_training_on_the_sample(nursery, undisturbed, tally):
+    kill_and_go_on(nursery, "train sample", undisturbed, tally, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train sample"])
 def test_thirty_kills_spread_over_a_command(nursery, name, undisturbed, tally):
     kill_and_go_on(nursery, name, undisturbed, tally, MANY)
 
