@@ -6,20 +6,21 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
+import time
 import zipfile
 from typing import NamedTuple
 
 import killing
 import pandas as pd
+import psutil
 import pytest
 
 from w207lib import train
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(signal, "SIGKILL"), reason="there is no such signal here"
+    sys.platform != "linux", reason="forks, signals and mounts as Linux has them"
 )
 FEW, MANY = 2, 30
 SEED = "207"
@@ -451,4 +452,34 @@ def test_another_machine_trains_alike_within_the_stated_tolerance(undisturbed, t
         assert other["loss"][0] == pytest.approx(first["loss"][0], abs=0.01)
         ends = [train.read_metrics(folder)["scores"][1]["accuracy"] for folder in (here, there)]
         assert abs(ends[0] - ends[1]) <= 0.05
+        tried()
+
+
+# --- killed alone ------------------------------------------------------------------------
+
+SLEEPING = """import os, pathlib, time
+(pathlib.Path(os.environ["W207_RUN"]) / "kernel").write_text(str(os.getpid()))
+time.sleep(120)"""
+
+
+def test_a_kernel_ends_soon_after_its_run_was_killed(base, tmp_path, make_notebook, tally):
+    """So that two do not write at once where a run that memory was short for is resumed."""
+    home = tmp_path / "home"
+    make_notebook(home / "notebooks", "01", SLEEPING)
+    shutil.copytree(base / "data", home / "data")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "w207lib.cli", *NOTEBOOKS], env=killing.environment(home), cwd=home,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    noted = home / "runs/mine/kernel"
+    deadline = time.monotonic() + 120
+    while not (noted.is_file() and noted.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    kernel = psutil.Process(int(noted.read_text()))
+    process.kill()
+    process.wait()
+    with tally("processes", "killed alone, its kernel left") as tried:
+        _, alive = psutil.wait_procs([kernel], timeout=30)
+        assert not alive
         tried()
