@@ -28,6 +28,7 @@ def tally(part: str, fault: str):
 
     Args:
         part: Section of the table: ``images``, ``archives``, ``models``, ``processes``,
+            ``reproducibility``,
             ``evaluation``, ``web page``, ``search``, ``cloud``.
         fault: What was done, in a few words.
 

@@ -11,7 +11,7 @@ import nbformat
 import psutil
 import pytest
 
-from w207lib import batch, config, failures, notebook_files, runs
+from w207lib import batch, config, failures, locks, notebook_files, runs
 
 
 def statuses(summary):
@@ -208,7 +208,7 @@ def test_a_run_folder_of_another_profile_is_refused_and_left_as_it_is(
 
 
 def test_two_runs_in_one_folder_are_refused(four, tmp_path, executed):
-    with runs.locked(tmp_path / "run"):
+    with locks.locked(tmp_path / "run"):
         with pytest.raises(RuntimeError, match="is in use by process"):
             run(tmp_path / "run")
     assert not executed

@@ -19,6 +19,7 @@ from w207lib import (
     config,
     detector,
     importing,
+    locks,
     pipeline,
     runs,
     train,
@@ -273,7 +274,7 @@ def test_ctrl_c_in_a_run_exits_with_130_and_names_the_way_on(
 
 
 def test_a_run_in_a_folder_that_is_in_use_exits_with_1(capsys, sample, four, executed, tmp_path):
-    with runs.locked(tmp_path / "out"):
+    with locks.locked(tmp_path / "out"):
         status, _, err = call(capsys, "run", "--out", str(tmp_path / "out"))
     assert status == 1 and "in use by process" in one_line(err) and not executed
 

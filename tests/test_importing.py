@@ -1,12 +1,13 @@
 import errno
 import io
+import os
 import stat
 import tarfile
 import zipfile
 
 import pytest
 
-from w207lib import archives, datasets, devices, images, importing, manifest, runs
+from w207lib import archives, datasets, devices, images, importing, locks, manifest, runs
 
 
 def archive(path, tree, prefix="", **options):
@@ -358,6 +359,17 @@ def test_what_a_killed_import_left_does_not_spoil_the_next(home, tmp_path, tree)
     assert len(table) == 10 and everything(home / "data")[0] == "mine"
 
 
+def test_an_import_that_was_killed_when_all_was_read_leaves_no_download(home, tmp_path, tree):
+    packed = archive(tmp_path / "a.zip", tree)
+    _, table = importing.add("mine", packed)
+    (home / "data/.mine.download").mkdir()
+    for name in (".lock", importing.MARKER):
+        (home / "data/mine" / name).write_text("{}")
+    assert table.equals(importing.add("mine", packed)[1])
+    assert os.listdir(home / "data") == ["mine"]
+    assert not list((home / "data/mine").glob(".lock")) + list(home.rglob(importing.MARKER))
+
+
 @pytest.fixture
 def stopped(monkeypatch):
     """Import until an image is opened for the fifth time, as by Ctrl-C; chunks of two."""
@@ -458,7 +470,7 @@ def test_a_fault_of_the_data_leaves_nothing_even_after_ctrl_c(home, tmp_path, tr
 
 
 def test_two_imports_of_one_name_at_once_are_refused(home, tree):
-    with runs.locked(home / "data/.mine.partial"):
+    with locks.locked(home / "data/.mine.partial"):
         with pytest.raises(RuntimeError, match="'mine' is being imported by another command"):
             importing.add("mine", tree)
     assert len(importing.add("mine", tree)[1]) == 10

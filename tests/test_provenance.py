@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 
 from w207lib import provenance
@@ -8,11 +9,19 @@ def test_provenance_says_what_is_needed_to_repeat_a_run(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     found = provenance.gather(seed=207, data="abc")
     assert {"time", "commit", "python", "platform", "machine", "processors", "environment",
-            "versions", "command", "seed", "data"} == set(found)  # fmt: skip
+            "versions", "command", "processor", "seed", "data"} == set(found)  # fmt: skip
     assert found["seed"] == 207 and found["data"] == "abc"
     assert found["environment"]["KERAS_BACKEND"] == "tensorflow"
     assert {"numpy", "keras", "pandas", "w207lib"} <= set(found["versions"])
     json.dumps(found)
+
+
+def test_the_command_can_be_given_to_a_shell(monkeypatch):
+    words = ["/usr/bin/w207", "train", "my recipe.py:net", "--out", "a b"]
+    monkeypatch.setattr("sys.argv", words)
+    assert shlex.split(provenance.gather()["command"]) == ["w207", *words[1:]]
+    monkeypatch.setenv(provenance.COMMAND_VARIABLE, "w207 run")
+    assert provenance.gather()["command"] == "w207 run"  # of a kernel, whose words help nobody
 
 
 def git(folder, *words):

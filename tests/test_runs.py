@@ -1,9 +1,8 @@
+import errno
 import json
 import logging
 import os
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -47,6 +46,14 @@ def test_replacing_leaves_all_as_it_was_after_an_exception(tmp_path, error):
 def test_a_table_is_written_by_its_ending(tmp_path, name):
     read = pd.read_csv if name.endswith("csv") else pd.read_parquet
     pd.testing.assert_frame_equal(read(runs.write_table(tmp_path / name, TABLE)), TABLE)
+
+
+def test_what_a_killed_process_left_of_a_file_goes_when_it_is_written(tmp_path):
+    left, other = ".a.999999999.partial.json", f".a.{os.getppid()}.partial.json"
+    for name in (left, other, ".b.999999999.partial.json"):
+        (tmp_path / name).write_text("half")
+    runs.write_json(tmp_path / "a.json", 1)
+    assert sorted(os.listdir(tmp_path)) == sorted([other, ".b.999999999.partial.json", "a.json"])
 
 
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
@@ -144,6 +151,21 @@ def test_a_finished_run_replaces_the_one_before_it_whole(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
+def test_a_kill_while_one_run_replaces_another_loses_neither(tmp_path, contents):
+    first = runs.RunFolder(tmp_path / "a", {"x": 1})
+    first.open()
+    before = contents(first.finish())
+    os.replace(tmp_path / "a", tmp_path / ".a.999999999.old")  # as a kill inside finish leaves it
+    second = runs.RunFolder(tmp_path / "a", {"x": 2})
+    (second.open() / ".model.999999999.partial.keras").write_text("half")
+    assert contents(tmp_path / "a") == before
+    second.finish()
+    assert sorted(os.listdir(tmp_path)) == ["a"] and os.listdir(tmp_path / "a") == ["config.json"]
+    os.replace(tmp_path / "a", tmp_path / ".a.999999999.old")
+    runs.drop_partials(tmp_path)
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_a_whole_folder_is_kept_only_by_a_resumed_run_of_the_same_configuration(
     tmp_path, monkeypatch
 ):
@@ -186,6 +208,36 @@ def test_each_scoring_of_a_test_split_is_counted_by_model_name_and_data(tmp_path
     assert log["model_digest"].tolist() == ["1", "1", "2", "1", "1"]
 
 
+class Full:
+    """A file on a disk that is full after half of what is written."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, text):
+        self.file.write(text[: len(text) // 2])
+        self.file.flush()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_no_half_line_in_the_log(tmp_path, monkeypatch):
+    row = {"model": "a", "model_digest": "m", "data_digest": "d"}
+    runs.log_test_scoring(tmp_path, **row)
+    with monkeypatch.context() as patch:
+        opened = Path.open
+        patch.setattr(Path, "open", lambda path, *w, **o: Full(opened(path, *w, **o)))
+        with pytest.raises(OSError, match="No space"):
+            runs.log_test_scoring(tmp_path, **row)
+    assert len(runs.test_scorings(tmp_path)) == 1
+    assert runs.log_test_scoring(tmp_path, **row) == 2
+
+
 # --- times -------------------------------------------------------------------------------
 
 
@@ -196,92 +248,3 @@ def test_each_scoring_of_a_test_split_is_counted_by_model_name_and_data(tmp_path
 )  # fmt: skip
 def test_times_are_for_people(seconds, text):
     assert runs.duration(seconds) == text
-
-
-# --- locks -------------------------------------------------------------------------------
-
-HOLD = """
-import sys, time
-from w207lib import runs
-with runs.locked(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_second_process_is_refused_and_a_killed_ones_lock_does_not_last(tmp_path):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RuntimeError, match=f"in use by process {holder.pid}.*--out"):
-            with runs.locked(tmp_path):
-                pass
-        assert (tmp_path / ".lock").exists()
-    finally:
-        holder.kill()
-        holder.wait()
-        holder.stdout.close()
-    with runs.locked(tmp_path):
-        assert (tmp_path / ".lock").read_text().startswith(f"{os.getpid()} ")
-    assert not (tmp_path / ".lock").exists()
-
-
-@pytest.mark.parametrize("left", ["999999999 0", f"{os.getpid()} 5", "nonsense", ""])
-def test_a_lock_of_no_running_process_is_stale(tmp_path, left):
-    # The second one names a running process that started long after the lock was written.
-    (tmp_path / ".lock").write_text(left)
-    with runs.locked(tmp_path):
-        assert (tmp_path / ".lock").exists()
-
-
-def test_a_lock_is_released_after_an_exception(tmp_path):
-    with pytest.raises(KeyboardInterrupt), runs.locked(tmp_path):
-        raise KeyboardInterrupt
-    with runs.locked(tmp_path):
-        pass
-
-
-def test_a_lock_is_seen_within_one_process_too(tmp_path):
-    with runs.locked(tmp_path):
-        with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
-            pass
-        assert (tmp_path / ".lock").exists()
-
-
-def test_a_lock_is_never_seen_without_its_text(tmp_path, monkeypatch):
-    seen, link = [], os.link
-
-    def spy(draft, path):
-        assert not path.exists()
-        link(draft, path)
-        seen.append(path.read_text())
-
-    monkeypatch.setattr(runs.os, "link", spy)
-    with runs.locked(tmp_path):
-        assert seen == [(tmp_path / ".lock").read_text()] and seen[0].startswith(f"{os.getpid()} ")
-        assert os.listdir(tmp_path) == [".lock"]
-
-
-def test_without_links_a_lock_that_is_still_empty_is_waited_for(tmp_path, monkeypatch):
-    def none(*_):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(runs.os, "link", none)
-    with runs.locked(tmp_path):
-        assert os.listdir(tmp_path) == [".lock"]
-        with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
-            pass
-    (tmp_path / ".lock").touch()
-    text = f"{os.getpid()} {time.time():.0f}"
-    monkeypatch.setattr(runs.time, "sleep", lambda _: (tmp_path / ".lock").write_text(text))
-    with pytest.raises(RuntimeError, match="in use"), runs.locked(tmp_path):
-        pass
-
-
-def test_a_lock_that_came_while_a_stale_one_was_looked_at_stays(tmp_path):
-    (tmp_path / ".lock").write_text("the new one")
-    runs._drop_stale(tmp_path / ".lock", "the stale one")
-    assert (tmp_path / ".lock").read_text() == "the new one"
-    assert os.listdir(tmp_path) == [".lock"]

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -300,6 +301,13 @@ def test_a_loss_that_is_no_number_is_refused_and_nothing_is_left_under_the_name(
     with pytest.raises(ValueError, match="two_conv: the validation loss of epoch 1 is nan.*rate"):
         quick(learnable, tiny_profile(), tmp_path, learning_rate=1e38)
     assert not (tmp_path / "two_conv").exists()
+
+
+def test_a_clock_that_keras_cannot_write_down_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(epochs.time, "localtime", lambda *_: time.struct_time([1971] + [1] * 8))
+    with pytest.raises(ValueError, match="clock says.*1980.*Set the clock"):
+        epochs.save(models.build("two_conv", 16, filters=(2,), units=2), tmp_path / "a.keras")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_test_split_is_never_read(learnable, tiny_profile, tmp_path, monkeypatch):

@@ -96,6 +96,30 @@ def test_a_stopped_search_goes_on_with_its_next_trial(
     )
 
 
+def test_a_kill_between_the_tuners_files_loses_the_trial_in_progress_alone(
+    learnable, profile, tmp_path, monkeypatch, undisturbed_search
+):
+    import keras_tuner
+
+    save = keras_tuner.Oracle.save
+    saves = []
+
+    def stop(oracle):  # the second trial's file is written, the oracle's does not know of it
+        if len(oracle.trials) == 2:
+            raise KeyboardInterrupt
+        saves.append(save(oracle))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras_tuner.Oracle, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tune.search(learnable, profile, tmp_path, space=SPACE)
+    assert saves and list(tmp_path.glob(".random.*/keras_tuner/trial_1/trial.json"))
+    went_on = tune.search(learnable, profile, tmp_path, space=SPACE)
+    pd.testing.assert_frame_equal(
+        tune.read_trials(went_on), tune.read_trials(undisturbed_search), check_exact=True
+    )
+
+
 def test_a_whole_search_is_kept_when_resuming(learnable, profile, monkeypatch, undisturbed_search):
     monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
     monkeypatch.setattr(tune, "_tuner", lambda *_: 1 / 0)

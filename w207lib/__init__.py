@@ -8,8 +8,8 @@ layer  modules
 =====  ==================================================================================
 0      ``config`` (profiles, paths) · ``schema`` (labels, columns, checks) · ``findings``
 1      ``recompression`` (JPEG as a layer) · ``optimizers`` (Muon for kernels) ·
-       ``provenance`` · ``runs`` (run folders) ·
-       ``devices`` (memory, precision) · ``remote`` (files in an object store) ·
+       ``devices`` (memory, precision) · ``provenance`` · ``locks`` (of folders) ·
+       ``runs`` (run folders) · ``remote`` (files in an object store) ·
        ``syncing`` (copies of them) · ``parallel`` (many processes, many machines) ·
        ``accelerators`` (several devices, batches that fit) · ``doctor`` ·
        ``features`` (image statistics, spectra) · ``outside`` ·

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 from tqdm import tqdm
 
-from w207lib import config, devices, failures, provenance, runs, signals
+from w207lib import config, devices, failures, locks, provenance, runs, signals
 from w207lib.notebook_files import (
     Notebook,
     check_parameters,
@@ -68,8 +68,11 @@ def run(
     check_parameters(notebooks, parameters)
     root = Path(out).expanduser().resolve() if out else runs.run_root(settings)
     _check_owner(root, profile)
-    variables = {runs.RUN_VARIABLE: str(root), runs.RESUME_VARIABLE: "1" if resume else ""}
-    with runs.locked(root), runs.logged(root), _environment(variables), signals.stoppable():
+    variables = {
+        runs.RUN_VARIABLE: str(root), runs.RESUME_VARIABLE: "1" if resume else "",
+        provenance.COMMAND_VARIABLE: provenance.command(),
+    }  # fmt: skip
+    with locks.locked(root), runs.logged(root), _environment(variables), signals.stoppable():
         before = _read_summary(root)
         if not resume:
             runs.drop_partials(root)
@@ -89,6 +92,7 @@ def _run_all(
 ) -> None:
     """Execute notebooks one after the other; the summary is written before and after each."""
     rows, begun = summary["notebooks"], time.monotonic()
+    own = begun
     log.info("run of profile %s: %d notebooks. %s", settings.name, len(notebooks), _machine(root))
     log.info(
         "images of %d pixels in batches of %d, precision %s, folder %s",
@@ -114,7 +118,8 @@ def _run_all(
             else:
                 log.info("notebook %d of %d starts: %s", place, len(notebooks), row["notebook"])
                 rows[notebook.number] = row
-                _run_one(notebook, row)
+                own = time.monotonic()
+                _run_one(notebook, row, own)
             rows[notebook.number] = row
             if row["status"] in ("failed", "skipped"):
                 failed.add(notebook.number)
@@ -126,7 +131,7 @@ def _run_all(
     except KeyboardInterrupt as error:
         stop = error
         if row.get("status") == "running":
-            _end(row, "interrupted", error=f"stopped by {signals.stop_name(stop)}")
+            _end(row, "interrupted", own, error=f"stopped by {signals.stop_name(stop)}")
             _log_end(row, place, len(notebooks), time.monotonic() - begun)
     bar.close()
     whole = succeeded(summary, notebooks)
@@ -222,21 +227,19 @@ def _is_whole(row: dict, old: dict) -> bool:
     return same and old["status"] in ("done", "kept") and Path(row["output"]).is_file()
 
 
-def _run_one(notebook: Notebook, row: dict) -> None:
-    """Execute a notebook and write into its row what came of it."""
+def _run_one(notebook: Notebook, row: dict, begun: float) -> None:
+    """Execute a notebook and write into its row what came of it, since a monotonic time."""
     try:
         _execute(notebook, row["parameters"], Path(row["output"]))
     except Exception as error:  # whatever a notebook raises: the others shall go on
-        _end(row, "failed", **failures.describe(error, Path(row["output"])))
+        _end(row, "failed", begun, **failures.describe(error, Path(row["output"])))
     else:
-        _end(row, "done")
+        _end(row, "done", begun)
 
 
-def _end(row: dict, status: str, **facts) -> None:
-    ended = _now()
-    begun = datetime.fromisoformat(row["started"])
-    seconds = (datetime.fromisoformat(ended) - begun).total_seconds()
-    row |= {"status": status, "ended": ended, "seconds": round(seconds, 1), **facts}
+def _end(row: dict, status: str, begun: float, **facts) -> None:
+    seconds = round(time.monotonic() - begun, 1)  # the clock may have been moved
+    row |= {"status": status, "ended": _now(), "seconds": seconds, **facts}
 
 
 def _log_end(row: dict, place: int, count: int, since_start: float) -> None:

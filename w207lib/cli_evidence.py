@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import audit, audit_page, evaluate, looks, parallel, report, runs
+from w207lib import audit, audit_page, evaluate, locks, looks, parallel, report, runs
 from w207lib.schema import check_predictions
 
 
@@ -115,7 +115,7 @@ def score_test(root: Path) -> None:
             "such as runs/cifake."
         )
     root = Path(root).resolve()
-    with runs.locked(root):
+    with locks.locked(root):
         settings = config.of_run(root)
         data = pipeline.load_data(settings, root)
         measured = manifest.statistics(data.dataset)

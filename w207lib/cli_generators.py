@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import cli_train, fakes, generalisation, makers, manifest, models, pipeline, runs
+from w207lib import (
+    cli_train,
+    fakes,
+    generalisation,
+    locks,
+    makers,
+    manifest,
+    models,
+    pipeline,
+    runs,
+)
 
 
 def make_fakes(options) -> int:
@@ -36,7 +46,7 @@ def generalise(options) -> int:
     options.profile, options.image_size = None, None
     profile, root = cli_train.settings(options, epochs=options.epochs, batch_size=64)
     models.find(options.recipe)
-    with runs.locked(root):
+    with locks.locked(root):
         data = pipeline.prepare(profile, root)
         trainings = generalisation.run(
             data, profile, root, recipe=options.recipe, images=options.images,

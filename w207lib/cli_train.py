@@ -12,6 +12,7 @@ from w207lib import (
     config,
     datasets,
     experiments,
+    locks,
     models,
     pipeline,
     runs,
@@ -38,7 +39,7 @@ def train_recipes(options) -> int:
             models.build(recipe, profile.image_size)  # whatever is wrong shows here
             pace = models.find(recipe).pace
             paces[recipe] = {k: pace[k] for k in pace if getattr(options, k) is None}
-    with runs.locked(root):
+    with locks.locked(root):
         data = pipeline.prepare(profile, root)
         for folder in experiments.train_seeds(
             options.recipes, data, profile, root / "models",
@@ -67,7 +68,7 @@ def search_hyperparameters(options) -> int:
     with signals.stoppable():
         if options.worker is not None:
             return _work_at_search(options, profile, root)
-        with runs.locked(root):
+        with locks.locked(root):
             data = pipeline.prepare(profile, root)
             folder = tune.search(
                 data, profile, root / "tuning", kind=options.kind, serve=options.chief,

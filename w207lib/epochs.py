@@ -130,7 +130,16 @@ def _is_over(history: pd.DataFrame, profile: Profile, minutes: float | None) -> 
 
 
 def save(model, path: Path) -> None:
-    """Save a network with its optimizer, whole or not at all."""
+    """Save a network with its optimizer, whole or not at all.
+
+    Raises:
+        ValueError: The clock says a year that Keras cannot write into its file.
+    """
+    if time.localtime().tm_year < 1980:
+        raise ValueError(
+            f"this machine's clock says {time.strftime('%Y-%m-%d')}, and Keras saves no network "
+            "before 1980. Set the clock, and run the command again; it goes on."
+        )
     with runs.replacing(path) as temporary:
         model.save(temporary)
 

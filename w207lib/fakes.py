@@ -34,6 +34,7 @@ from w207lib import (
     features,
     importing,
     intervals,
+    locks,
     manifest,
     probes,
     runs,
@@ -122,7 +123,7 @@ def make(
         )
     staging = target.with_name(f".{name}.partial")
     _claim(staging, settings)
-    with runs.locked(staging):
+    with locks.locked(staging):
         rows = _write(given, table, staging, makers, images, steps, seed)
         for number, (pictures, own) in enumerate(others.values()):
             rows += _cut(pictures, own, staging / "images", rows[0][0], pieces, [seed, number])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import config, datasets, fetching, manifest, remote, runs, schema, syncing
+from w207lib import config, datasets, fetching, locks, manifest, remote, runs, schema, syncing
 from w207lib.archives import unpack
 from w207lib.remote import Remote
 
@@ -64,6 +64,8 @@ def add(
     if (folder / "dataset.json").is_file():
         old = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         if {key: old.get(key) for key in card} == card:
+            if (folder / MARKER).is_file():  # its import was killed when all was done but this
+                _clear(folder, downloads)
             found = datasets.locate(name)
             return found, manifest.load(found)
     if folder.exists():
@@ -83,10 +85,15 @@ def add(
             if isinstance(error, ValueError) and any(downloads.glob("[!.]*[!n]")):
                 raise ValueError(f"{error} Its download is kept in {downloads}.") from None
             raise
-    for left in (folder / MARKER, *folder.glob(".*"), *folder.glob("cache/.*")):
-        left.unlink(missing_ok=True)  # hidden: the lock, and half a file of a killed import
-    shutil.rmtree(downloads, ignore_errors=True)
+    _clear(folder, downloads)
     return datasets.locate(name), table
+
+
+def _clear(folder: Path, downloads: Path) -> None:
+    """Remove from a whole data set what only its import needed."""
+    shutil.rmtree(downloads, ignore_errors=True)
+    for left in (*folder.glob(".*"), *folder.glob("cache/.*"), folder / MARKER):
+        left.unlink(missing_ok=True)  # hidden: the lock, and half a file of a killed import
 
 
 def require_name(name: str) -> None:
@@ -223,7 +230,7 @@ def _fingerprint(source: str | Path | Remote) -> dict:
 def _held(staging: Path, name: str):
     with ExitStack() as stack:
         try:
-            stack.enter_context(runs.locked(staging))
+            stack.enter_context(locks.locked(staging))
         except RuntimeError:
             raise RuntimeError(
                 f"data set {name!r} is being imported by another command; wait for its end, or "

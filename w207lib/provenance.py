@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from w207lib import config
+from w207lib import config, devices
+
+COMMAND_VARIABLE = "W207_COMMAND"
+"""The command that a notebook's kernel works for; `w207 run` sets it."""
+PACKAGES = (
+    "w207lib", "tensorflow-cpu", "tensorflow", "jax", "torch", "keras", "keras-tuner", "numpy",
+    "pandas", "scikit-learn", "scipy", "pillow", "pyarrow",
+)  # fmt: skip
+SETTINGS = (
+    "KERAS_BACKEND", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "TF_DETERMINISTIC_OPS", "TF_XLA_FLAGS",
+    "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "W207_DEVICES",
+)  # fmt: skip
+"""Environment variables that numbers may depend on."""
 
 
 def gather(**facts) -> dict:
@@ -21,18 +35,15 @@ def gather(**facts) -> dict:
 
     Returns:
         Time (UTC), commit (with ``+changes`` where the checkout differs), Python, platform,
-        processor count, backend settings and package versions, and ``facts``.
+        processors (how many, how many of them usable, which model and instruction sets),
+        settings in the environment, package versions, the command, and ``facts``.
     """
-    packages = ("w207lib", "tensorflow-cpu", "tensorflow", "jax", "torch", "keras",
-                "keras-tuner", "numpy", "pandas", "scikit-learn", "pillow")  # fmt: skip
     versions = {}
-    for name in packages:
+    for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    settings = ("KERAS_BACKEND", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS",
-                "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")  # fmt: skip
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -40,11 +51,19 @@ def gather(**facts) -> dict:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
-        "environment": {name: os.environ[name] for name in settings if name in os.environ},
+        "processor": devices.cpu(),
+        "environment": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "versions": versions,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         **facts,
     }
+
+
+def command() -> str:
+    """Return this process's command, or the one it works for, as a shell takes it."""
+    name = Path(sys.argv[0]).name
+    name = "w207" if name in ("cli.py", "w207.exe") else name
+    return os.environ.get(COMMAND_VARIABLE) or shlex.join([name, *sys.argv[1:]])
 
 
 def commit() -> str | None:

@@ -1,4 +1,4 @@
-"""Run folders: written whole or not at all, claimed, locked and logged."""
+"""Run folders: written whole or not at all, claimed and logged."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import sys
-import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
-from w207lib import config, provenance
+from w207lib import config, locks, provenance
 
 TEST_LOG = "test_scorings.jsonl"
 LOG = "run.log"
@@ -44,7 +42,8 @@ def replacing(path: str | Path):
         path: The file to write.
 
     Yields:
-        The temporary path. After an exception nothing is left of it, and ``path`` is as before.
+        The temporary path. After an exception nothing is left of it, and ``path`` is as before;
+        what a kill leaves of it the next that writes ``path`` removes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +53,8 @@ def replacing(path: str | Path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    for left in locks.left_behind(path.parent, path.stem, f".partial{path.suffix}"):
+        left.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value) -> Path:
@@ -209,11 +210,14 @@ class RunFolder:
     def open(self) -> Path:
         """Make the partial folder, or return the one that is there."""
         self.partial.mkdir(parents=True, exist_ok=True)
+        _put_back(self.path)
         write_json(self.partial / "config.json", self.configuration)
         return self.partial
 
     def finish(self) -> Path:
         """Put the partial folder in place of ``path``; return ``path``."""
+        for left in self.partial.glob(".*.partial*"):  # of a process that was killed
+            left.unlink(missing_ok=True)
         old = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
         if self.path.exists():
             os.replace(self.path, old)
@@ -222,8 +226,19 @@ class RunFolder:
         return self.path
 
 
+def _put_back(path: Path) -> None:
+    """Give a folder its name again where a kill fell while another was put in its place."""
+    for old in locks.left_behind(path.parent, path.name, ".old"):
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, path)
+
+
 def drop_partials(root: Path) -> None:
     """Remove what interrupted trainings left below ``root``, so that the next start afresh."""
+    for old in sorted(Path(root).glob("**/.*.old")):
+        _put_back(old.with_name(old.name[1:].rsplit(".", 2)[0]))
     for path in sorted(Path(root).glob("**/.*.partial")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -249,8 +264,14 @@ def log_test_scoring(root: Path, *, model: str, model_digest: str, data_digest: 
         "time": datetime.now(UTC).isoformat(timespec="seconds"), "model": model,
         "model_digest": model_digest, "data_digest": data_digest, "commit": provenance.commit(),
     }  # fmt: skip
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    size = path.stat().st_size if path.is_file() else 0
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError:
+        if path.is_file():
+            os.truncate(path, size)  # half a line would spoil the others
+        raise
     log = test_scorings(root)
     return int(((log["model"] == model) & (log["data_digest"] == data_digest)).sum())
 
@@ -265,92 +286,3 @@ def test_scorings(root: Path) -> pd.DataFrame:
         [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()],
         columns=columns,
     )
-
-
-@contextmanager
-def locked(root: Path):
-    """Hold a run folder for one process.
-
-    Raises:
-        RuntimeError: Another running process holds it.
-    """
-    path = Path(root) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = f"{os.getpid()} {time.time():.0f}"
-    for _ in range(3):
-        if _write_new(path, own):
-            break
-        found = _read_lock(path)
-        holder = _lock_holder(found)
-        if holder:
-            raise RuntimeError(
-                f"{root} is in use by process {holder}. Wait for it, or give another "
-                "folder with --out."
-            )
-        _drop_stale(path, found)
-    else:
-        raise RuntimeError(f"{root} could not be locked; another process was quicker. Try again.")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _write_new(path: Path, text: str) -> bool:
-    """Write a file that appears with all its text; return False where there is one already."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        draft.write_text(text)
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links: the text comes a moment after the file
-        try:
-            with path.open("x") as file:
-                file.write(text)
-        except FileExistsError:
-            return False
-    finally:
-        draft.unlink(missing_ok=True)
-    return True
-
-
-def _read_lock(path: Path) -> str:
-    """Return a lock's text; an empty one is given time to be written."""
-    text = ""
-    for _ in range(5):
-        try:
-            text = path.read_text()
-        except FileNotFoundError:
-            return ""
-        if text:
-            return text
-        time.sleep(0.05)
-    return text
-
-
-def _lock_holder(text: str) -> int | None:
-    """Return the process that wrote a lock, if it still runs."""
-    import psutil
-
-    try:
-        pid, written = text.split()
-        started = psutil.Process(int(pid)).create_time()
-    except psutil.AccessDenied:  # it runs, for another user
-        return int(pid)
-    except (ValueError, psutil.Error):
-        return None
-    return int(pid) if started <= float(written) + 1 else None
-
-
-def _drop_stale(path: Path, text: str) -> None:
-    """Remove a lock with this text; one that another process has put there since stays."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        os.replace(path, aside)
-    except FileNotFoundError:
-        return
-    now = aside.read_text()
-    if now != text:
-        _write_new(path, now)
-    aside.unlink()

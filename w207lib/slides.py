@@ -303,7 +303,7 @@ def _write_pptx(text: str, footer: str, folder: Path) -> Path:
                 data = old.read(name)
                 if name.startswith("ppt/slideLayouts/"):
                     data = data.replace(b">FOOTER<", f">{html.escape(footer)}<".encode())
-                new.writestr(name, data)
+                new.writestr(old.getinfo(name), data)  # its date: the clock may be before 1980
         raw = _pandoc(text, "pptx", Path(temporary) / "deck.pptx", f"--reference-doc={theme}")
         with (
             zipfile.ZipFile(raw) as old,
@@ -314,7 +314,7 @@ def _write_pptx(text: str, footer: str, folder: Path) -> Path:
                 data = old.read(name)
                 if name.startswith("ppt/slides/"):  # where pandoc describes a picture by its path
                     data = _DESCRIPTION.sub(lambda m: _described(m[1].decode()), data)
-                new.writestr(name, data)
+                new.writestr(old.getinfo(name), data)
     return target
 
 

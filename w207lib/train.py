@@ -116,6 +116,7 @@ def fit(
         configuration["recipe_digest"], source = runs.file_digest(own), own.read_bytes()
     run = _run_folder(Path(folder) / name, configuration)
     if run.kept():
+        (run.path / LAST).unlink(missing_ok=True)
         return run.path
     if tensorboard:
         _require_tensorboard()
@@ -167,8 +168,9 @@ def fit(
         _finish(best, training, validation, data, run.configuration, place, shared)
     if own is not None:
         (place / OWN_RECIPE).write_bytes(source)
-    (place / LAST).unlink(missing_ok=True)
-    return run.finish()
+    run.finish()
+    (run.path / LAST).unlink(missing_ok=True)  # until here a kill goes on from it
+    return run.path
 
 
 def choose_precision(profile: Profile) -> str:
