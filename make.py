@@ -49,9 +49,14 @@ check_python(sys.version_info, sys.executable)  # before anything an older Pytho
 
 def call(command, **env):
     """Run a command in the project's folder, leaving Ctrl-C to it; return its exit status."""
+    return wait(lambda: subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}))
+
+
+def wait(start):
+    """Leave Ctrl-C to the process that `start()` returns until it ends; return its exit status."""
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        status = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}).wait()
+        status = start().wait()
     finally:
         signal.signal(signal.SIGINT, before)
     return status if status >= 0 else 128 - status
@@ -253,7 +258,7 @@ def test(arguments, marker="not slow"):
             )
         status = [call(command, W207_RUNS=runs[place]) for place, command in enumerate(commands)]
         if beside:
-            status.append(notebooks.wait())
+            status.append(wait(lambda: notebooks))
             told.seek(0)
             print(told.read().decode(errors="replace"), flush=True)
     if any(status) and not status[-1]:
