@@ -2,6 +2,7 @@ import json
 import re
 
 import nbformat
+import pytest
 from PIL import Image
 
 from w207lib import run_page
@@ -37,10 +38,11 @@ def test_every_picture_says_what_it_shows(finished_run):
     assert notebook.count("<img") == len(re.findall(r"<img[^>]*alt=", notebook)) == 3
 
 
-def test_links_to_the_glossary_lead_to_a_page_beside_the_notebooks(finished_run, home):
+@pytest.mark.parametrize("way", ["..", "../../..", "../../my%20project"])
+def test_links_to_the_glossary_lead_to_a_page_beside_the_notebooks(finished_run, home, way):
     path = finished_run / "notebooks" / "01_what.ipynb"
     book = nbformat.read(path, as_version=4)
-    book.cells.append(nbformat.v4.new_markdown_cell("An [epoch](../docs/glossary.md#epoch)."))
+    book.cells.append(nbformat.v4.new_markdown_cell(f"An [epoch]({way}/docs/glossary.md#epoch)."))
     nbformat.write(book, path)
     (home / "docs").mkdir()
     (home / "docs" / "glossary.md").write_text(

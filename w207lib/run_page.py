@@ -70,7 +70,7 @@ def write(root: Path) -> Path:
             for text in described:
                 page = page.replace(_NO_DESCRIPTION, html.escape(text), 1)
             if glossary:
-                page = page.replace('href="../docs/glossary.md', f'href="{glossary.name}')
+                page = re.sub(r'href="(\.\./)+[^"]*docs/glossary\.md', f'href="{glossary.name}', page)
             target = root / "pages" / executed.with_suffix(".html").name
             with runs.replacing(target) as temporary:
                 temporary.write_text(page, encoding="utf-8")
