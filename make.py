@@ -48,8 +48,13 @@ check_python(sys.version_info, sys.executable)  # before anything an older Pytho
 
 
 def call(command, **env):
-    """Run a command in the project's folder, leaving Ctrl-C to it; return its exit status."""
-    return wait(lambda: subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}))
+    """Run a command in the project's folder, leaving Ctrl-C to it; return its exit status.
+
+    It finds `w207` first in `.venv`, and so do JupyterLab's terminals.
+    """
+    path = os.pathsep.join(filter(None, [BIN, os.environ.get("PATH")]))
+    env = {**os.environ, "PATH": path, **env}
+    return wait(lambda: subprocess.Popen(command, cwd=ROOT, env=env))
 
 
 def wait(start):
@@ -311,7 +316,8 @@ def lab(arguments):
     kernel = ["--sys-prefix", "--name", "w207lib", "--display-name", "Python (w207lib)"]
     logged([PYTHON, "-m", "ipykernel", "install", *kernel])
     first = [os.path.join("work", name) for name in names_in(os.path.join(ROOT, "work"), ".ipynb")]
-    return call([PYTHON, "-m", "jupyterlab", *first[:1], *arguments])
+    root = f"--ServerApp.root_dir={ROOT}"  # links lead out of work/, to the glossary for instance
+    return call([PYTHON, "-m", "jupyterlab", root, *first[:1], *arguments])
 
 
 def notebooks(arguments):
