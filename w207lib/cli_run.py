@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import shlex
@@ -64,7 +65,9 @@ def run_notebooks(options) -> int:
 
 
 def _dry_run(options, notebooks, parameters, root) -> int:
-    print(f"profile {options.profile}: {config.load(options.profile)}\nrun folder {root}")
+    settings = dataclasses.asdict(config.load(options.profile))
+    told = ", ".join(f"{key}={value}" for key, value in settings.items() if key != "name")
+    print(f"profile {options.profile}: {told}\nrun folder {root}")
     print("measuring some steps of each network; nothing is written", file=sys.stderr, flush=True)
     logging.getLogger("w207lib").setLevel(logging.INFO)
     found = estimate.estimate(options.profile, notebooks, parameters=parameters, root=root)
@@ -100,6 +103,8 @@ def _print_summary(summary: dict, table) -> None:
         shares = [c for c in ("train", "validation", "test", "test_low", "test_high") if c in table]
         shown = report.as_percent(table, shares)
         _say("\n" + shown.to_string(index=False, na_rep="–", float_format=lambda v: f"{v:.3f}"))
+        if (table["model"] == report.EYE).any():
+            _say(report.EYE_NOTE)
 
 
 def _parse_parameter(text: str) -> tuple[str, object]:

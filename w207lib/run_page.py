@@ -76,10 +76,12 @@ def write(root: Path) -> Path:
                 temporary.write_text(page, encoding="utf-8")
         cards.append(_card(root, number, row, title, figures))
     table = report.results_table(root)
+    judged = len(table) and (table["model"] == report.EYE).any()
     provenance = summary["provenance"]
     page = _PAGE.format(
         profile=html.escape(summary["profile"]),
         table=_html_table(table) if len(table) else "<p>No model was trained.</p>",
+        note=f"<p>{report.EYE_NOTE}</p>" if judged else "",
         cards="\n".join(cards),
         footer=html.escape(
             f"Run {provenance['time']} · commit {provenance['commit']} · seed "
@@ -146,7 +148,8 @@ def _card(root: Path, number: str, row: dict, title: str, figures: list[Path]) -
         note += f": {row['error']}"
     return (
         f'<a class="card {row["status"]}" href="{html.escape(page)}">{picture}'
-        f"<h2>{number} {html.escape(title)}</h2><p>{html.escape(note)}</p></a>"
+        f"<h2>{number} {html.escape(title.removeprefix(number).strip())}</h2>"
+        f"<p>{html.escape(note)}</p></a>"
     )
 
 
@@ -176,6 +179,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 <h1>Photograph or generated?</h1>
 <p>Profile <b>{profile}</b>. Accuracies, with the 95 % interval of the test split's.</p>
 <div class="scroll">{table}</div>
+{note}
 <div class="cards">
 {cards}
 </div>

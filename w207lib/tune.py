@@ -206,10 +206,11 @@ def _tuner(
             def on_trial_end(self, trial):
                 super().on_trial_end(trial)
                 bar.update()
-                log.info(
-                    "search: trial %s %s, validation accuracy %s, %s",
-                    trial.trial_id, trial.status, trial.score, trial.hyperparameters.values,
-                )  # fmt: skip
+                score = "none" if trial.score is None else f"{trial.score:.4f}"
+                values = trial.hyperparameters.values
+                told = ", ".join(f"{key} {value}" for key, value in values.items())
+                log.info("search: trial %s %s, validation accuracy %s: %s",
+                         trial.trial_id, trial.status, score, told)  # fmt: skip
 
         return Tuner
 
