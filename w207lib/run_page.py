@@ -70,7 +70,7 @@ def write(root: Path) -> Path:
             for text in described:
                 page = page.replace(_NO_DESCRIPTION, html.escape(text), 1)
             if glossary:
-                page = re.sub(r'href="(\.\./)+[^"]*docs/glossary\.md', f'href="{glossary.name}', page)
+                page = re.sub(_TO_GLOSSARY, f'href="{glossary.name}', page)
             target = root / "pages" / executed.with_suffix(".html").name
             with runs.replacing(target) as temporary:
                 temporary.write_text(page, encoding="utf-8")
@@ -153,6 +153,7 @@ def _card(root: Path, number: str, row: dict, title: str, figures: list[Path]) -
     )
 
 
+_TO_GLOSSARY = r'href="(\.\./)+[^"]*docs/glossary\.md'
 _NO_DESCRIPTION = "No description has been provided for this image"
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
