@@ -1,4 +1,4 @@
-"""The commands ``w207 run``, ``w207 notebooks`` and ``w207 doctor``."""
+"""The commands ``w207 run``, ``w207 notebooks``, ``w207 colab`` and ``w207 doctor``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from w207lib import (
     batch,
+    colab,
     config,
     datasets,
     doctor,
@@ -84,6 +85,13 @@ def store_outputs(options) -> int:
         print(f"w207: {line}", file=sys.stderr)
     print("nothing was stored" if failed else "outputs stored in notebooks/")
     return 1 if failed else 0
+
+
+def write_for_colab(options) -> int:
+    """Write copies of the notebooks that set themselves up on Google Colab."""
+    files = colab.write(options.repository, options.out)
+    print(f"{len(files)} notebooks in {options.out}: open them on Colab by File, Upload notebook")
+    return 0
 
 
 def print_doctor(options) -> int:
