@@ -10,7 +10,7 @@ import nbformat
 
 from w207lib import notebook_files, runs
 
-SETUP = """# Gets the project and its packages. Run it first; it then asks for a restart of the session.
+SETUP = """# Gets the project and its packages. Run it first; it then asks for a restart.
 import pathlib, subprocess, sys, tomllib
 
 url, project = {url}, pathlib.Path("w207lib-project").absolute()
