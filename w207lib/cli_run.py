@@ -60,8 +60,12 @@ def run_notebooks(options) -> int:
         return signals.exit_status(stop)
     page = run_page.write(root)
     _print_summary(summary, report.results_table(root))
-    _say(f"\nexecuted notebooks  {root / 'notebooks'}\nfigures             {root / 'figures'}")
-    _say(f"metrics             {root / report.METRICS}\nopen this page      {page}")
+    made = {"executed notebooks": "notebooks", "figures": "figures", "metrics": report.METRICS}
+    _say("")
+    for words, name in made.items():
+        if (root / name).exists():
+            _say(f"{words:18}  {root / name}")
+    _say(f"open this page      {page}")
     return 0 if batch.succeeded(summary, notebooks) else 1
 
 
