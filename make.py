@@ -48,10 +48,20 @@ check_python(sys.version_info, sys.executable)  # before anything an older Pytho
 
 
 def call(command, **env):
-    """Run a command in the project's folder, leaving Ctrl-C to it; return its exit status."""
+    """Run a command in the project's folder, leaving Ctrl-C to it; return its exit status.
+
+    It finds `w207` first in `.venv`, and so do JupyterLab's terminals.
+    """
+    path = os.pathsep.join(filter(None, [BIN, os.environ.get("PATH")]))
+    env = {**os.environ, "PATH": path, **env}
+    return wait(lambda: subprocess.Popen(command, cwd=ROOT, env=env))
+
+
+def wait(start):
+    """Leave Ctrl-C to the process that `start()` returns until it ends; return its exit status."""
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        status = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}).wait()
+        status = start().wait()
     finally:
         signal.signal(signal.SIGINT, before)
     return status if status >= 0 else 128 - status
@@ -253,7 +263,7 @@ def test(arguments, marker="not slow"):
             )
         status = [call(command, W207_RUNS=runs[place]) for place, command in enumerate(commands)]
         if beside:
-            status.append(notebooks.wait())
+            status.append(wait(lambda: notebooks))
             told.seek(0)
             print(told.read().decode(errors="replace"), flush=True)
     if any(status) and not status[-1]:
@@ -306,7 +316,8 @@ def lab(arguments):
     kernel = ["--sys-prefix", "--name", "w207lib", "--display-name", "Python (w207lib)"]
     logged([PYTHON, "-m", "ipykernel", "install", *kernel])
     first = [os.path.join("work", name) for name in names_in(os.path.join(ROOT, "work"), ".ipynb")]
-    return call([PYTHON, "-m", "jupyterlab", *first[:1], *arguments])
+    root = f"--ServerApp.root_dir={ROOT}"  # links lead out of work/, to the glossary for instance
+    return call([PYTHON, "-m", "jupyterlab", root, *first[:1], *arguments])
 
 
 def notebooks(arguments):

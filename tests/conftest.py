@@ -172,7 +172,7 @@ def write_notebook(folder, number, *sources, needs=(), parameters=PARAMETERS):
     """Write a notebook: a title, a ``parameters`` cell, then the sources."""
     new = nbformat.v4
     cells = [
-        new.new_markdown_cell(f"# {number} Why?"),
+        new.new_markdown_cell(f"# {number} Why?\n\nA [term](../docs/glossary.md#term)."),
         new.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
         *(new.new_code_cell(source) for source in sources),
     ]

@@ -58,6 +58,9 @@ def test_notebooks_are_executed_in_order_and_a_failure_stops_only_those_that_nee
     assert sorted(os.listdir(root / "notebooks")) == [
         "01_why.ipynb", "02_why.ipynb", "04_why.ipynb"
     ]  # fmt: skip
+    for path in (root / "notebooks").iterdir():  # the failed one's links, too, lead home
+        (link,) = re.findall(r"\]\(([^#]+)#term\)", path.read_text(encoding="utf-8"))
+        assert (path.parent / link).resolve() == four.parent / "docs" / "glossary.md"
     failed = nbformat.read(root / "notebooks" / "02_why.ipynb", as_version=4)
     outputs = [o for cell in failed.cells for o in cell.get("outputs", [])]
     (error,) = [o for o in outputs if o.output_type == "error"]

@@ -254,6 +254,7 @@ def test_a_run_that_succeeds_exits_with_0_and_shows_its_page(
     assert status == 0 and executed == ["01"]
     assert "01  done" in out and f"open this page      {root / 'index.html'}" in out
     assert (root / "index.html").is_file()
+    assert f"executed notebooks  {root / 'notebooks'}\n" in out and "metrics" not in out
 
 
 def test_a_run_that_fails_exits_with_1_and_says_where(capsys, sample, four, executed):

@@ -266,6 +266,27 @@ def test_where_there_is_room_the_notebooks_run_beside_the_tests(make, monkeypatc
     assert not os.path.exists(said.split("notebooks in ")[1].split("\n")[0])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_after_ctrl_c_the_notebooks_end_by_themselves_and_say_what_they_found(
+    make, monkeypatch, capfd
+):
+    notebooks = Path(make.ROOT, "notebooks")
+    notebooks.mkdir()
+    (notebooks / "01_a.ipynb").write_text("{}")
+    script = Path(make.ROOT, "python")
+    script.write_text(
+        "#!/bin/sh\n"
+        "case $3 in tests) exit 0;; esac\n"  # the notebooks are waited for alone
+        "sleep 0.5; kill -INT $PPID; sleep 0.5; echo two notebooks passed; exit 2\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(make, "PYTHON", str(script))
+    monkeypatch.setattr(make, "ensure", lambda *extras: None)
+    monkeypatch.setattr(make, "has_room_for_two", lambda: True)
+    assert make.main(["test"]) == 2
+    assert "two notebooks passed" in capfd.readouterr().out
+
+
 def test_both_test_commands_run_in_roots_of_their_own(make, monkeypatch):
     calls = []
     monkeypatch.setattr(make, "has_room_for_two", lambda: False)
@@ -355,7 +376,9 @@ def test_lab_opens_the_first_copy(make, monkeypatch):
     monkeypatch.setattr(make, "call", lambda command, **env: calls.append(command) or 0)
     assert make.main(["lab", "--no-browser"]) == 0
     assert "--sys-prefix" in calls[0] and "w207lib" in calls[0]
-    assert calls[1][2:] == ["jupyterlab", os.path.join("work", "01_a.ipynb"), "--no-browser"]
+    reached = f"--ServerApp.root_dir={make.ROOT}"  # links lead from work/ to ../docs
+    first = os.path.join("work", "01_a.ipynb")
+    assert calls[1][2:] == ["jupyterlab", reached, first, "--no-browser"]
     assert os.listdir(Path(make.ROOT, "work", "exercises")) == ["01_a.ipynb"]
 
 
@@ -373,8 +396,11 @@ def test_bench_says_when_it_is_empty(make, capsys):
     assert "no measurement yet" in capsys.readouterr().out
 
 
-def test_a_commands_status_comes_back(make):
+def test_a_commands_status_comes_back_and_it_finds_w207(make, capfd):
     assert make.call([sys.executable, "-c", "raise SystemExit(5)"]) == 5
+    first = "import os; print(os.environ['PATH'].split(os.pathsep)[0])"
+    assert make.call([sys.executable, "-c", first]) == 0
+    assert capfd.readouterr().out.strip() == make.BIN, "a terminal of JupyterLab finds no w207"
 
 
 def test_ci_runs_what_make_runs():

@@ -91,6 +91,9 @@ def test_operating_points_are_crosses_of_intervals(table):
     expected = first[["recall_fake_low", "recall_fake_high"]].tolist()
     np.testing.assert_allclose(bars(ax)[0, :, 0], expected)
     assert "hollow: too few photographs in validation" in labels(ax) and inside(ax)
+    named = [line for line in ax.get_lines() if line.get_label() in ("cnn", "forest")]
+    kinds = [line.get_linestyle() for line in named]
+    assert len(kinds) == len(set(kinds)) == 2, "models are told apart by colour alone"
 
 
 def test_by_class_draws_both_classes_in_their_colours(table):

@@ -192,6 +192,18 @@ Two = Recipe(tiny, 16, "softmax", 0.5, "mine", optimizer="sgd")
 """
 
 
+LAYER = """import keras
+
+{registered}
+class Edges(keras.layers.Layer):
+    def call(self, x):
+        return x[:, 1:] - x[:, :-1]
+
+def edges(keras, x, *, seed):
+    return keras.layers.Flatten()(Edges()(x))
+"""
+
+
 @pytest.fixture
 def own(tmp_path):
     (tmp_path / "my-recipes.py").write_text(OWN)
@@ -214,6 +226,14 @@ def test_a_recipe_in_a_file_of_ones_own_says_the_rest_itself(own):
     assert model.name == "two" and model.output_shape == (None, 2)
     assert model.input_shape == (None, 16, 16, 3)
     assert float(model.optimizer.learning_rate) == 0.5
+
+
+def test_a_layer_of_ones_own_must_be_registered_and_that_is_said_before_training(own):
+    own.write_text(LAYER.format(registered=""))
+    with pytest.raises(ValueError, match=r"know the class Edges.*register_keras_serializable\(\)"):
+        models.build(f"{own}:edges")
+    own.write_text(LAYER.format(registered="@keras.saving.register_keras_serializable()"))
+    assert models.build(f"{own}:edges", 8).output_shape == (None, 1)
 
 
 def test_a_file_of_ones_own_is_read_anew_each_time(own):

@@ -1,3 +1,7 @@
+import re
+from urllib.parse import unquote
+
+import nbformat
 import pytest
 
 from w207lib import notebook_files
@@ -66,3 +70,20 @@ def test_a_parameter_of_another_type_is_refused(four, name, value):
 def test_a_parameter_that_is_left_to_the_profile_keeps_its_limits(four):
     with pytest.raises(ValueError, match="epochs is 0, expected at least 1"):
         notebook_files.check_parameters(notebook_files.find(), {"epochs": 0})
+
+
+@pytest.mark.parametrize("run", ["project/runs/sample", "else where/run"])
+def test_links_of_an_executed_notebook_lead_where_those_of_its_source_do(tmp_path, run):
+    source = tmp_path / "project" / "notebooks"
+    linked = tmp_path / "project" / "docs" / "glossary.md"
+    for path in (source / "01_a.ipynb", linked, tmp_path / run / "notebooks" / "01_a.ipynb"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    linked.touch()
+    text = "An [epoch](../docs/glossary.md#epoch), and [elsewhere](https://example.org/../x)."
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    nbformat.write(book, path)
+    notebook_files.relink(path, source)
+    (cell,) = nbformat.read(path, as_version=4).cells
+    link, other = re.findall(r"\]\(([^)#]+)", cell.source)
+    assert (path.parent / unquote(link)).resolve() == linked.resolve() and " " not in link
+    assert other == "https://example.org/../x"

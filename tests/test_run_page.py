@@ -2,9 +2,11 @@ import json
 import re
 
 import nbformat
+import pandas as pd
+import pytest
 from PIL import Image
 
-from w207lib import run_page
+from w207lib import report, run_page
 
 
 def test_figures_are_named_by_notebook_and_cell(finished_run):
@@ -18,7 +20,7 @@ def test_figures_are_named_by_notebook_and_cell(finished_run):
 def test_the_page_shows_results_and_links_each_notebook_without_a_network(finished_run):
     page = run_page.write(finished_run)
     text = page.read_text(encoding="utf-8")
-    assert "random_forest" in text and "50.0 %" in text and "01 What is &lt;there&gt;?" in text
+    assert "random_forest" in text and "50.0 %" in text and "<h2>01 What is &lt;there&gt;?" in text
     assert 'href="pages/01_what.html"' in text and 'src="figures/01_cell2_2.png"' in text
     assert "http" not in text and str(finished_run) not in text
     notebook = (finished_run / "pages" / "01_what.html").read_text(encoding="utf-8")
@@ -26,6 +28,13 @@ def test_the_page_shows_results_and_links_each_notebook_without_a_network(finish
     assert 'alt="figure, in the section “01 What is' in notebook
     assert "No description has been provided" not in notebook
     assert not re.search(r"""(src|href)=["']?https?:""", notebook)
+
+
+def test_a_guess_by_eye_is_not_taken_for_a_test_accuracy(finished_run):
+    assert report.EYE_NOTE not in run_page.write(finished_run).read_text(encoding="utf-8")
+    row = {"model": report.EYE, "parameters": None, "test": 1.0, "n": 20}
+    pd.DataFrame([row]).to_csv(finished_run / report.METRICS, index=False)
+    assert report.EYE_NOTE in run_page.write(finished_run).read_text(encoding="utf-8")
 
 
 def test_every_picture_says_what_it_shows(finished_run):
@@ -37,10 +46,11 @@ def test_every_picture_says_what_it_shows(finished_run):
     assert notebook.count("<img") == len(re.findall(r"<img[^>]*alt=", notebook)) == 3
 
 
-def test_links_to_the_glossary_lead_to_a_page_beside_the_notebooks(finished_run, home):
+@pytest.mark.parametrize("way", ["..", "../../..", "../../my%20project"])
+def test_links_to_the_glossary_lead_to_a_page_beside_the_notebooks(finished_run, home, way):
     path = finished_run / "notebooks" / "01_what.ipynb"
     book = nbformat.read(path, as_version=4)
-    book.cells.append(nbformat.v4.new_markdown_cell("An [epoch](../docs/glossary.md#epoch)."))
+    book.cells.append(nbformat.v4.new_markdown_cell(f"An [epoch]({way}/docs/glossary.md#epoch)."))
     nbformat.write(book, path)
     (home / "docs").mkdir()
     (home / "docs" / "glossary.md").write_text(

@@ -360,6 +360,28 @@ def test_a_wrong_recipe_or_option_leaves_nothing_under_the_name(learnable, tiny_
     assert not (tmp_path / "vgg").exists() and not (tmp_path / "two_conv").exists()
 
 
+def test_a_registered_layer_of_ones_own_is_known_in_another_process(
+    learnable, tiny_profile, tmp_path
+):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import keras\n\n"
+        "@keras.saving.register_keras_serializable('tests')\n"
+        "class Edges(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return x[:, 1:] - x[:, :-1]\n\n"
+        "def edges(keras, x, *, seed):\n"
+        "    return keras.layers.Flatten()(Edges()(x))\n"
+    )
+    folder = train.fit(f"{file}:edges", learnable, tiny_profile(epochs=1), tmp_path / "models")
+    file.unlink()
+    code = "import sys; from w207lib import predict; print(predict.load(sys.argv[1])[0].name)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "edges", done.stderr
+
+
 def test_a_recipe_of_ones_own_goes_into_the_run_folder_and_makes_the_run(
     learnable, tiny_profile, tmp_path, monkeypatch
 ):
@@ -372,8 +394,8 @@ def test_a_recipe_of_ones_own_goes_into_the_run_folder_and_makes_the_run(
 
     folder = fit()
     assert folder == tmp_path / "models" / "flat"
-    assert set(os.listdir(folder)) == {*FILES, train.OWN_RECIPE}
-    assert (folder / train.OWN_RECIPE).read_text() == source
+    assert set(os.listdir(folder)) == {*FILES, predict.OWN_RECIPE}
+    assert (folder / predict.OWN_RECIPE).read_text() == source
     monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
     time = (folder / "history.csv").stat().st_mtime_ns
     assert fit() == folder and (folder / "history.csv").stat().st_mtime_ns == time

@@ -41,8 +41,9 @@ layer  modules
        ``drawings`` (one function a figure) · ``evidence_drawings`` · ``figures`` ·
        ``slides`` · ``network_costs`` · ``costs`` (measured here) · ``work`` ·
        ``plans`` (what a notebook does) · ``estimate`` (time, disk, memory) ·
-       ``notebook_files`` · ``signals`` · ``failures`` (of notebooks, told) ·
-       ``batch`` (papermill) · ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
+       ``notebook_files`` · ``colab`` (copies of them) · ``signals`` ·
+       ``failures`` (of notebooks, told) · ``batch`` (papermill) ·
+       ``uploads`` (judging bytes) · ``app_parts`` (what the page draws)
 7      ``serve`` (the page's server) · ``cli_data`` · ``cli_run`` · ``cli_train`` ·
        ``cli_generators`` · ``cli_evidence`` · ``cli_detector`` · ``cli_publish`` · ``cli`` ·
        ``app`` (the page) and the notebooks

@@ -22,6 +22,7 @@ from w207lib.notebook_files import (
     check_parameters,
     choose,
     find,
+    relink,
     source_digest,
     stripped,
     with_needs,
@@ -268,6 +269,8 @@ def _execute(notebook: Notebook, parameters: dict, target: Path) -> None:
     except BaseException:
         _kill([process for process in _children() if process not in before])
         raise
+    finally:
+        relink(target, notebook.path.parent)
 
 
 def _children() -> list:

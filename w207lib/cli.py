@@ -285,6 +285,12 @@ def _parser() -> argparse.ArgumentParser:
                      "execute the notebooks on the sample and store their outputs")  # fmt: skip
     store.add_argument("--only", action="append", metavar="NN",
                        help="just this one, after what it needs (repeatable)")  # fmt: skip
+    colab = _command(commands, "colab", "cli_run.write_for_colab",
+                     "write copies of the notebooks that set themselves up on Colab")  # fmt: skip
+    colab.add_argument("--repository", required=True, metavar="URL",
+                       help="what the first cell clones")  # fmt: skip
+    colab.add_argument("--out", type=Path, default=Path("colab"), metavar="DIR",
+                       help="folder for the copies (colab)")  # fmt: skip
     _command(commands, "doctor", "cli_run.print_doctor", "say what this machine has")
     return parser
 

@@ -124,7 +124,8 @@ def _print_verdicts(table, judge) -> None:
     status = table["status"].value_counts()
     parts += [f"{status[name]:,} {name}" for name in ("outside", "unreadable") if name in status]
     card = judge.path.with_suffix(".md")
+    many = "image" if len(table) == 1 else "images"
     print(
-        f"\n{len(table):,} images: {', '.join(parts)}. A score says what an image resembles in "
+        f"\n{len(table):,} {many}: {', '.join(parts)}. A score says what an image resembles in "
         f"{judge.card['data']['title']}, and proves nothing; see {card}."
     )

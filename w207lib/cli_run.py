@@ -1,8 +1,9 @@
-"""The commands ``w207 run``, ``w207 notebooks`` and ``w207 doctor``."""
+"""The commands ``w207 run``, ``w207 notebooks``, ``w207 colab`` and ``w207 doctor``."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from w207lib import (
     batch,
+    colab,
     config,
     datasets,
     doctor,
@@ -58,13 +60,19 @@ def run_notebooks(options) -> int:
         return signals.exit_status(stop)
     page = run_page.write(root)
     _print_summary(summary, report.results_table(root))
-    _say(f"\nexecuted notebooks  {root / 'notebooks'}\nfigures             {root / 'figures'}")
-    _say(f"metrics             {root / report.METRICS}\nopen this page      {page}")
+    made = {"executed notebooks": "notebooks", "figures": "figures", "metrics": report.METRICS}
+    _say("")
+    for words, name in made.items():
+        if (root / name).exists():
+            _say(f"{words:18}  {root / name}")
+    _say(f"open this page      {page}")
     return 0 if batch.succeeded(summary, notebooks) else 1
 
 
 def _dry_run(options, notebooks, parameters, root) -> int:
-    print(f"profile {options.profile}: {config.load(options.profile)}\nrun folder {root}")
+    settings = dataclasses.asdict(config.load(options.profile))
+    told = ", ".join(f"{key}={value}" for key, value in settings.items() if key != "name")
+    print(f"profile {options.profile}: {told}\nrun folder {root}")
     print("measuring some steps of each network; nothing is written", file=sys.stderr, flush=True)
     logging.getLogger("w207lib").setLevel(logging.INFO)
     found = estimate.estimate(options.profile, notebooks, parameters=parameters, root=root)
@@ -81,6 +89,13 @@ def store_outputs(options) -> int:
         print(f"w207: {line}", file=sys.stderr)
     print("nothing was stored" if failed else "outputs stored in notebooks/")
     return 1 if failed else 0
+
+
+def write_for_colab(options) -> int:
+    """Write copies of the notebooks that set themselves up on Google Colab."""
+    files = colab.write(options.repository, options.out)
+    print(f"{len(files)} notebooks in {options.out}: open them on Colab by File, Upload notebook")
+    return 0
 
 
 def print_doctor(options) -> int:
@@ -100,6 +115,8 @@ def _print_summary(summary: dict, table) -> None:
         shares = [c for c in ("train", "validation", "test", "test_low", "test_high") if c in table]
         shown = report.as_percent(table, shares)
         _say("\n" + shown.to_string(index=False, na_rep="–", float_format=lambda v: f"{v:.3f}"))
+        if (table["model"] == report.EYE).any():
+            _say(report.EYE_NOTE)
 
 
 def _parse_parameter(text: str) -> tuple[str, object]:

@@ -127,7 +127,16 @@ def write(
 
 
 def page(made: dict[str, pd.DataFrame], told: Sequence[Finding], title: str) -> str:
-    """Return the page of ``tables`` as Markdown; ``told`` is what ``looks`` says."""
+    """Return the evaluation page.
+
+    Args:
+        made: From ``tables``.
+        told: From ``looks``: what is to be said of looks at the test split.
+        title: Of the run.
+
+    Returns:
+        Markdown.
+    """
     scores = made["scores"]
     test = scores[scores["split"] == "test"]
     chosen = preferred(scores[scores["model"] == scores["model"].map(comparing.family)])

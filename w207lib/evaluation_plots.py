@@ -54,8 +54,10 @@ def plot_operating_points(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     """Draw photographs kept against fakes found, a cross of intervals a threshold.
 
     Args:
-        table: From ``operating.operating_points``, of one split and condition: a colour a model,
-            a marker a threshold; hollow where validation has too few photographs for it.
+        table: From ``operating.operating_points``, of one split and condition: a colour and a
+            kind of line a model, through its thresholds; a marker a threshold, hollow where
+            validation has too few photographs for it.
+        ax: Where to draw; None for a new figure.
     """
     columns = [f"{name}{end}" for name in _METRICS.values() for end in ("", "_low", "_high")]
     style.require_columns(table, (*_KEYS, "point", "too_few", *columns))
@@ -63,6 +65,9 @@ def plot_operating_points(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     points = list(table["point"].unique())
     for number, (name, rows) in enumerate(_curves(table)):
         colour = MODEL_COLOURS[number % len(MODEL_COLOURS)]
+        line = LINE_STYLES[number % len(LINE_STYLES)]  # told apart without colours, too
+        path = rows.sort_values("recall_fake")
+        ax.plot(path["recall_fake"], path["specificity"], line, color=colour, label=name)
         for row in rows.itertuples():
             ax.errorbar(
                 row.recall_fake, row.specificity,
@@ -74,7 +79,6 @@ def plot_operating_points(table: pd.DataFrame, *, ax: Axes | None = None) -> Axe
                 markerfacecolor="white" if row.too_few else colour, markeredgewidth=2,
                 elinewidth=1.8, capsize=4, gid=f"{name} {row.point}",
             )  # fmt: skip
-        ax.plot([], [], "-", color=colour, linewidth=5, label=name)
     for place, point in enumerate(points):
         text = point if point == "frozen" else f"{point} false alarms in validation"
         marker = _MARKERS[place % len(_MARKERS)]

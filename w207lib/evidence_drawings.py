@@ -117,7 +117,7 @@ def plot_claims(table: pd.DataFrame) -> Figure:
         table: ``recipe, data, test, test_low, test_high, epochs, report, reported_accuracy,
             reported_data, reported_split``; no report: empty.
     """
-    drawn, ax = plt.subplots(figsize=(12.2, 1.2 + 0.36 * len(table)), layout="constrained")
+    drawn, ax = plt.subplots(figsize=(12.2, 1.1 + 0.29 * len(table)), layout="constrained")
     place = np.arange(len(table))
     error = [table["test"] - table["test_low"], table["test_high"] - table["test"]]
     ax.errorbar(table["test"], place, xerr=error, fmt="o", color="black", capsize=5,

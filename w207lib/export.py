@@ -228,7 +228,7 @@ def _configuration(folder: Path) -> dict:
     found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if models.own_file(found["recipe"]):
         name = found["recipe"].rpartition(":")[2]
-        found["recipe"] = f"{folder / train.OWN_RECIPE}:{name}"
+        found["recipe"] = f"{folder / predict.OWN_RECIPE}:{name}"
     return found
 
 

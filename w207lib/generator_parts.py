@@ -84,8 +84,15 @@ def draw_batches(images, pair, steps, batch_size, seed):
 def fit(model, images, pair, steps, batch_size, seed, loss, *, average=False):
     """Train with Adam, its rate falling from 0.001 to zero along a cosine.
 
-    With ``average`` the weights end as their moving average over some thousand steps. The images,
-    ``pair``, ``steps``, ``batch_size`` and ``seed`` are those of ``draw_batches``.
+    Args:
+        model: A Keras model; it is compiled and trained in place.
+        images: As for ``draw_batches``, like the four that follow.
+        pair: What makes inputs and targets of a batch.
+        steps: How many batches.
+        batch_size: Images in each.
+        seed: Seed of the batches.
+        loss: Keras's name of a loss, or a function.
+        average: Whether the weights end as their moving average over some thousand steps.
     """
     import keras
 

@@ -88,7 +88,8 @@ def build(
         P(FAKE), or ``(B, 2)`` where its head is a softmax.
 
     Raises:
-        ValueError: The recipe or an option is unknown, or the input is too small for it.
+        ValueError: The recipe or an option is unknown, or the input is too small for it, or it
+            has a layer of your own that is not registered with Keras.
     """
     spec = find(recipe)
     for name in options:
@@ -122,7 +123,24 @@ def build(
         ) from None
     units = 1 if spec.head == "sigmoid" else 2
     outputs = keras.layers.Dense(units, activation=spec.head, dtype="float32", name="score")(x)
-    return keras.Model(inputs, outputs, name=model_name(recipe))
+    model = keras.Model(inputs, outputs, name=model_name(recipe))
+    if own_file(recipe) is not None:
+        _check_savable(keras, model, recipe)
+    return model
+
+
+def _check_savable(keras, model, recipe: str) -> None:
+    """Refuse, before a training, a network whose saved file Keras could not open again."""
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    except TypeError as error:
+        lost = re.search(r"Could not locate class '(\w+)'", str(error))
+        if lost is None:
+            raise
+        raise ValueError(
+            f"recipe {recipe!r}: Keras could not open the trained network again, for it does not "
+            f"know the class {lost[1]}. Write above it: @keras.saving.register_keras_serializable()"
+        ) from None
 
 
 def compile_model(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import platform
 import re
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +134,28 @@ def source_digest(path: Path) -> str:
     """Return the digest of a notebook's cells, outputs aside."""
     book = nbformat.read(path, as_version=4)
     return runs.digest([[cell.cell_type, cell.source] for cell in book.cells])
+
+
+def relink(path: Path, home: Path) -> None:
+    """Make the relative links of a notebook work from where it lies now.
+
+    Args:
+        path: The notebook's file; nothing happens where there is none.
+        home: The folder that its links to ``../`` were written for.
+    """
+    try:
+        way = os.path.relpath(home.resolve().parent, path.resolve().parent)
+    except ValueError:  # another drive, on Windows: no relative link leads there
+        return
+    if not path.is_file():
+        return
+    start = urllib.parse.quote(Path(way).as_posix())
+    book = nbformat.read(path, as_version=4)
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\]\(\.\./", f"]({start}/", cell.source)
+    with runs.replacing(path) as temporary:
+        nbformat.write(book, temporary)
 
 
 def stripped(executed, source: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import runpy
 from pathlib import Path
 
 import joblib
@@ -20,6 +21,8 @@ from w207lib.schema import FAKE
 FACTS = "model.json"
 WEIGHTS = "model.keras"
 CLASSIFIER = "model.joblib"
+OWN_RECIPE = "recipe.py"
+"""In a run folder, the file that a recipe ``FILE.py:NAME`` came from."""
 MIRRORED = 4096
 """Images that are turned round at a time."""
 LEAST_ODDS = 1e-7
@@ -129,7 +132,8 @@ def load(folder: str | Path):
     """Load a trained Keras model and check what lies beside it.
 
     Args:
-        folder: A run folder with ``model.keras`` and ``model.json``.
+        folder: A run folder with ``model.keras`` and ``model.json``. Where a recipe of one's own
+            was trained, its file in the folder is executed, for the layers that it registers.
 
     Returns:
         The model and its facts: ``label_map, threshold, image_size, resampling,
@@ -161,6 +165,8 @@ def load(folder: str | Path):
                 f"{folder / FACTS}: {key} is {facts.get(key)!r}, expected {value!r}. "
                 "Train the model again with this version."
             )
+    if (folder / OWN_RECIPE).is_file():
+        runpy.run_path(str(folder / OWN_RECIPE))  # registers its layers
     model = _load_network(folder / WEIGHTS)
     if facts.get("weights_digest") not in (None, weights_digest(model)):  # older ones have none
         raise ValueError(

@@ -12,6 +12,11 @@ METRICS = "metrics.csv"
 ROBUSTNESS = "robustness.csv"
 LARGE = "large.csv"
 """What notebook 09 says of the reports' large networks, on images that are large."""
+EYE = "by_eye"
+EYE_NOTE = (
+    f"{EYE} is no test accuracy: it is about the training images of notebook 01's guess, whose "
+    "stored answers are those of an AI model that reads pictures."
+)
 
 
 def model_folders(root: Path) -> list[Path]:

@@ -70,16 +70,18 @@ def write(root: Path) -> Path:
             for text in described:
                 page = page.replace(_NO_DESCRIPTION, html.escape(text), 1)
             if glossary:
-                page = page.replace('href="../docs/glossary.md', f'href="{glossary.name}')
+                page = re.sub(_TO_GLOSSARY, f'href="{glossary.name}', page)
             target = root / "pages" / executed.with_suffix(".html").name
             with runs.replacing(target) as temporary:
                 temporary.write_text(page, encoding="utf-8")
         cards.append(_card(root, number, row, title, figures))
     table = report.results_table(root)
+    judged = len(table) and (table["model"] == report.EYE).any()
     provenance = summary["provenance"]
     page = _PAGE.format(
         profile=html.escape(summary["profile"]),
         table=_html_table(table) if len(table) else "<p>No model was trained.</p>",
+        note=f"<p>{report.EYE_NOTE}</p>" if judged else "",
         cards="\n".join(cards),
         footer=html.escape(
             f"Run {provenance['time']} · commit {provenance['commit']} · seed "
@@ -146,10 +148,12 @@ def _card(root: Path, number: str, row: dict, title: str, figures: list[Path]) -
         note += f": {row['error']}"
     return (
         f'<a class="card {row["status"]}" href="{html.escape(page)}">{picture}'
-        f"<h2>{number} {html.escape(title)}</h2><p>{html.escape(note)}</p></a>"
+        f"<h2>{number} {html.escape(title.removeprefix(number).strip())}</h2>"
+        f"<p>{html.escape(note)}</p></a>"
     )
 
 
+_TO_GLOSSARY = r'href="(\.\./)+[^"]*docs/glossary\.md'
 _NO_DESCRIPTION = "No description has been provided for this image"
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -176,6 +180,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 <h1>Photograph or generated?</h1>
 <p>Profile <b>{profile}</b>. Accuracies, with the 95 % interval of the test split's.</p>
 <div class="scroll">{table}</div>
+{note}
 <div class="cards">
 {cards}
 </div>

@@ -85,7 +85,16 @@ def run_root(profile: config.Profile) -> Path:
 
 
 def notebook_bar(total: int, name: str, unit: str):
-    """Return a progress bar that shows in notebooks only; a terminal gets the log's lines."""
+    """Make a progress bar that shows in notebooks only; a terminal gets the log's lines.
+
+    Args:
+        total: Steps until it is full.
+        name: What stands before it.
+        unit: What a step is called.
+
+    Returns:
+        A ``tqdm.tqdm``: ``update()`` it at each step, and ``close()`` it.
+    """
     from tqdm import tqdm
 
     return tqdm(

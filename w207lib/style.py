@@ -65,7 +65,13 @@ def new_grid(
 
 
 def legend_above(ax: Axes, columns: int = 2, title: str | None = None) -> None:
-    """Put the legend above the axes, where it hides nothing."""
+    """Put the legend above the axes, where it hides nothing.
+
+    Args:
+        ax: Axes whose artists have labels.
+        columns: Entries side by side.
+        title: Of the legend; None for none.
+    """
     ax.legend(
         loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False, title=title
     )

@@ -35,8 +35,6 @@ from w207lib.pipeline import Data, Images
 
 log = logging.getLogger(__name__)
 
-OWN_RECIPE = "recipe.py"
-"""In a run folder, the file that a recipe ``FILE.py:NAME`` came from."""
 PIECES = ("micro_batch", "accumulation")
 """What ``config.json`` and ``metrics.json`` say beside the batch size where it did not fit."""
 
@@ -167,7 +165,7 @@ def fit(
         best = keras.models.load_model(place / predict.WEIGHTS)
         _finish(best, training, validation, data, run.configuration, place, shared)
     if own is not None:
-        (place / OWN_RECIPE).write_bytes(source)
+        (place / predict.OWN_RECIPE).write_bytes(source)
     run.finish()
     (run.path / LAST).unlink(missing_ok=True)  # until here a kill goes on from it
     return run.path

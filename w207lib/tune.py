@@ -336,10 +336,11 @@ def _tuner(configuration: dict, place: Path, pieces: int, mirrors: int):
                 self.bar.update()
                 broken, message = trial.status == "INVALID", trial.message
                 trial = self.oracle.get_trial(trial.trial_id)  # a chief alone knows the score
-                log.info(
-                    "search: trial %s %s, validation accuracy %s, %s",
-                    trial.trial_id, trial.status, trial.score, trial.hyperparameters.values,
-                )  # fmt: skip
+                score = "none" if trial.score is None else f"{trial.score:.4f}"
+                values = trial.hyperparameters.values
+                told = ", ".join(f"{key} {value}" for key, value in values.items())
+                log.info("search: trial %s %s, validation accuracy %s: %s",
+                         trial.trial_id, trial.status, score, told)  # fmt: skip
                 if broken and self._is_worker():  # its machine may be what is wrong
                     raise keras_tuner.errors.FatalRuntimeError(
                         f"trial {trial.trial_id} broke here: {message.strip().splitlines()[-1]}. "
