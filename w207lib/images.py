@@ -163,6 +163,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def as_array(image: Image.Image) -> np.ndarray:
     """Return an RGB image's pixels, uint8 ``(H, W, 3)``, with no second copy of a large one."""
+    if image.width * image.height <= BAND_PIXELS:
+        return np.asarray(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for left, top, right, bottom in _bands(image):
         pixels[top:bottom] = np.asarray(image.crop((left, top, right, bottom)))
