@@ -62,9 +62,9 @@ def run_notebooks(options) -> int:
     _print_summary(summary, report.results_table(root))
     made = {"executed notebooks": "notebooks", "figures": "figures", "metrics": report.METRICS}
     _say("")
-    for words, name in made.items():
+    for what, name in made.items():
         if (root / name).exists():
-            _say(f"{words:18}  {root / name}")
+            _say(f"{what:18}  {root / name}")
     _say(f"open this page      {page}")
     return 0 if batch.succeeded(summary, notebooks) else 1
 
