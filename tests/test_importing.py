@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 
 import pytest
+from PIL import Image
 
 from w207lib import archives, datasets, devices, images, importing, locks, manifest, runs
 
@@ -299,6 +300,9 @@ def test_a_class_with_no_readable_image_is_refused(refusal, tree):
 def test_a_folder_without_images_is_refused(refusal, tmp_path):
     (tmp_path / "empty" / "REAL").mkdir(parents=True)
     refusal(tmp_path / "empty", "found no image at all")
+    (tmp_path / "loose").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "loose" / "a.png")
+    refusal(tmp_path / "loose", "found images in no folder of their own")
 
 
 # --- what goes wrong midway --------------------------------------------------------------

@@ -189,7 +189,8 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
             if dataset.real is not None
             else "lies in a folder called REAL or FAKE (or real, fake, RealArt, AiArtData …)"
         )
-        found = ", ".join(folders[:6]) or "no image at all"
+        named = ["images in no folder of their own" if f == "." else f for f in folders[:6]]
+        found = ", ".join(named) or "no image at all"
         raise ValueError(
             f"{dataset.name}: no image {expected}; found {found}. "
             "Name them with --real GLOB --fake GLOB."
