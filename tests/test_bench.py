@@ -76,6 +76,15 @@ def test_the_ceiling_is_work_over_time(load):
     assert batch == max(8, 2**21 // (8 * 8 * 16))
 
 
+def test_a_hundred_million_images_are_the_unit_costs_times_their_number(load):
+    page = load("cloud")
+    table, stored = pd.read_csv(page.RESULTS), page.PAGE.read_text(encoding="utf-8")
+    assert page.filled(stored, table) == stored, "run: python bench/cloud.py --page"
+    hours = table.set_index(["step", "side"])["value"]
+    one = (hours["judge", 32] + hours["GET", 32]) * 1e8 / 3600
+    assert f"| verdicts | {one:,.0f} |" in stored
+
+
 def test_the_page_of_faults_says_what_the_last_full_run_counted(load):
     page = load("_reliability")
     if not page.RESULTS.is_file():

@@ -140,7 +140,7 @@ def test_words_that_are_no_command_exit_with_2(capsys, words):
      ("data add cards notebooks", "a data set cannot be called 'cards'"),
      ("data card x", "there is no card of 'x'; there are cards of no data set in"),
      ("data card ../README", "there is no card of '../README'"),
-     ("data add x s3://bucket/set", "only folders and archives on this disk"),
+     ("data add x s3://", "names no bucket"),
      ("data add x notebooks", "no image at all")],
 )  # fmt: skip
 def test_wrong_use_gets_one_sentence_and_changes_nothing(

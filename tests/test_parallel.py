@@ -83,18 +83,20 @@ def chunked(monkeypatch):
     monkeypatch.setattr(shards, "SHARD_IMAGES", 4)
 
 
-def results(name, folder, size=24):
-    """Import a folder and audit it; return all tables that come of it, as text, and the shards."""
+def results(name, folder, *, all_of_it=False):
+    """Import and judge a folder, perhaps audit it and make shards; return tables and arrays."""
     dataset, table = importing.add(name, folder)
-    found = audit.audit(dataset)
-    headers, small = traces.read(dataset, table)
-    made = shards.build(dataset, table, size)
     files = [dataset.root / path for path in table["path"]]
     judged = detector.as_table(detector.load(MODEL).judge(files))
-    tables = {"manifest": table.drop(columns="source"), "headers": headers, "verdicts": judged,
-              "statistics": manifest.statistics(dataset), **found.tables}  # fmt: skip
+    tables = {"manifest": table.drop(columns="source"), "verdicts": judged,
+              "statistics": manifest.statistics(dataset)}  # fmt: skip
+    if not all_of_it:
+        return tables, {}, {}
+    found = audit.audit(dataset)
+    headers, small = traces.read(dataset, table)
+    made = shards.build(dataset, table, 24)
     arrays = {"thumbnails": np.asarray(small), "pixels": made.read(range(len(made.index)))}
-    return tables, arrays, found.numbers
+    return {"headers": headers, **tables, **found.tables}, arrays, found.numbers
 
 
 def assert_same(found, expected):
@@ -114,17 +116,19 @@ def varied(tmp_path, make_tree):
     return tree
 
 
+@pytest.mark.parametrize("all_of_it", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_cluster_and_processes_give_the_serial_results(
-    home, varied, chunked, cluster, monkeypatch
+    home, varied, chunked, cluster, monkeypatch, all_of_it
 ):
     with monkeypatch.context() as patch:
         patch.setattr(joblib, "cpu_count", lambda: 1)
-        expected = results("serial", varied)
+        expected = results("serial", varied, all_of_it=all_of_it)
     assert len(expected[0]["manifest"]) == 25
-    monkeypatch.setattr(manifest, "MANY_SECONDS", 0)  # so that processes are started
-    assert_same(results("processes", varied), expected)
     with parallel.cluster(cluster):
-        assert_same(results("cluster", varied), expected)
+        assert_same(results("cluster", varied, all_of_it=all_of_it), expected)
+    if all_of_it:
+        monkeypatch.setattr(manifest, "MANY_SECONDS", 0)  # so that processes are started
+        assert_same(results("processes", varied, all_of_it=True), expected)
 
 
 def test_tasks_run_on_the_workers_inside_the_block_and_here_outside_of_it(home, cluster):
