@@ -5,7 +5,7 @@ from pathlib import Path
 import joblib
 from PIL import Image
 
-from w207lib import faults
+from w207lib.auditing import faults
 
 CLASSES = ("FAKE", "REAL")
 PART = 500

@@ -133,7 +133,7 @@ WAYS = {
 def train_one(name: str, data, images: int, epochs: int, seed: int) -> dict:
     """Train one way; return its row."""
     from w207lib import models, predict, train
-    from w207lib.devices import quiet_keras
+    from w207lib.machine.devices import quiet_keras
 
     keras, way = quiet_keras(), WAYS[name]
     spec = models.RECIPES["compact"]

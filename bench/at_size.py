@@ -97,7 +97,8 @@ def link(folder: Path, target: Path, count: int) -> None:
 
 def one(options) -> None:
     """Measure one count, in this process; print a row of JSON."""
-    from w207lib import clean, importing, manifest, pipeline, shards, split
+    from w207lib import clean, manifest, pipeline, split
+    from w207lib.reading import importing, shards
 
     memory = Memory()
     memory.start()

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from w207lib import audit, datasets, faults, manifest, runs
+from w207lib import audit, datasets, manifest, runs
+from w207lib.auditing import faults
 
 RATES = (0.02, 0.1, 0.25, 0.5, 1.0)
 SMALL = (0.01, 0.05, 0.2)

@@ -75,7 +75,9 @@ def seconds(function, count: int, repeats: int = 3) -> float:
 
 def per_image(folder: Path, side: int, files) -> list[dict]:
     """Measure the passes over the images of a folder, from the disk and from a bucket."""
-    from w207lib import datasets, detector, manifest, remote, shards, traces
+    from w207lib import datasets, detector, manifest
+    from w207lib.auditing import traces
+    from w207lib.reading import remote, shards
 
     dataset = datasets.Dataset(f"of{side}", folder, folder.with_name(f"cache{side}"))
     table = manifest.load(dataset, processes=1)
@@ -106,7 +108,8 @@ def per_image(folder: Path, side: int, files) -> list[dict]:
 
 def growing(counts: list[int]) -> list[dict]:
     """Measure what holds all images at once: tables, thumbnails, the search for pairs."""
-    from w207lib import duplicates, manifest, traces
+    from w207lib import manifest
+    from w207lib.auditing import duplicates, traces
 
     rows, taken = [], {}
     for count in counts:

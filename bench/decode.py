@@ -57,7 +57,7 @@ def from_files(part, size: int):
     """Yield the batches as the project made them before: each image decoded when it is wanted."""
     import tensorflow as tf
 
-    from w207lib import images
+    from w207lib.reading import images
 
     paths, labels = np.array(part.rows["path"]), tf.constant(part.labels)
 
@@ -98,7 +98,8 @@ def main() -> None:
             os.environ["W207_HOME"] = scratch
             (Path(scratch) / "data").mkdir()
             write_tree(Path(scratch) / "tree", pictures, megapixels, options.count)
-            from w207lib import clean, importing, pipeline, shards, split
+            from w207lib import clean, pipeline, split
+            from w207lib.reading import importing, shards
 
             dataset, table = importing.add("bench", str(Path(scratch) / "tree"))
             table = split.assign(clean.mark(table), validation_fraction=0.2, seed=207)

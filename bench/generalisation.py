@@ -27,15 +27,15 @@ from w207lib import (
     config,
     datasets,
     generalisation,
-    makers,
     manifest,
-    operating,
     pipeline,
     predict,
     runs,
     split,
     train,
-)  # fmt: skip
+)
+from w207lib.making import makers
+from w207lib.metrics import operating  # fmt: skip
 
 RECIPE, SEED = "three_conv", 207
 RESULT = config.home() / "bench" / "results" / "generalisation.csv"

@@ -23,7 +23,8 @@ import pandas as pd
 from _tables import write
 from scipy.special import expit
 
-from w207lib import config, detector, images, named_files
+from w207lib import config, detector
+from w207lib.reading import images, named_files
 
 
 def seconds(function, repeats: int) -> list[float]:
@@ -55,7 +56,7 @@ def rates(function, pixels, batch: int, repeats: int) -> list[float]:
 
 def measure(name: str, files: list, repeats: int) -> list[dict]:
     from w207lib import predict
-    from w207lib.devices import quiet_keras
+    from w207lib.machine.devices import quiet_keras
 
     made = detector.load(name)
     mirror = bool(made.card.get("mirror"))

@@ -37,7 +37,8 @@ WARM = (OURS, STREAMED, GENERATOR, DIRECTORY, CACHED)
 
 
 def imported(tree: Path):
-    from w207lib import clean, importing
+    from w207lib import clean
+    from w207lib.reading import importing
 
     dataset, table = importing.add("bench", tree)
     return dataset, clean.mark(table)
@@ -47,7 +48,8 @@ def ours(tree: Path, *, streamed: bool = False):
     """Return a function that goes through one pass and counts its images."""
     import tensorflow as tf
 
-    from w207lib import augmentation, pipeline
+    from w207lib import pipeline
+    from w207lib.nets import augmentation
 
     options = {"memory_limit": 0} if streamed else {}
     dataset, table = imported(tree)
@@ -100,7 +102,7 @@ def cold(tree: Path, way: str) -> None:
     """Print images and seconds of one way's first pass."""
     import tensorflow as tf
 
-    from w207lib import augmentation, importing, pipeline  # noqa: F401
+    from w207lib.reading import importing  # noqa: F401
 
     tf.constant(0) + 1
     if way == IMPORTED:

@@ -39,7 +39,9 @@ def one(folder: Path, judged: int) -> list[dict]:
     """Measure one count, in this process."""
     from joblib.externals.loky import get_reusable_executor
 
-    from w207lib import audit, clean, detector, duplicates, importing, manifest, split, traces
+    from w207lib import audit, clean, detector, manifest, split
+    from w207lib.auditing import duplicates, traces
+    from w207lib.reading import importing
 
     memory, rows = Memory(), []
     memory.start()

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import chief, runs, tune, worker
-from w207lib.devices import quiet_keras
+from w207lib import runs, tune
+from w207lib.machine.devices import quiet_keras
+from w207lib.running import chief, worker
 
 
 def search(place: Path, trials: int):

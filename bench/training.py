@@ -56,8 +56,9 @@ def measure(recipe: str, precision: str, threads: int, rounds: int) -> list[dict
     import numpy as np
     import tensorflow as tf
 
-    from w207lib import models, network_costs, train
-    from w207lib.devices import quiet_keras
+    from w207lib import models, train
+    from w207lib.machine.devices import quiet_keras
+    from w207lib.running import network_costs
 
     keras = quiet_keras()
     rng = np.random.default_rng(207)

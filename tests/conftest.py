@@ -24,12 +24,12 @@ from w207lib import (
     manifest,
     pipeline,
     predict,
-    provenance,
     report,
     runs,
     split,
     train,
 )
+from w207lib.running import provenance
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -152,7 +152,7 @@ def styled():
     """The project's figure style, and no figure left open."""
     import matplotlib.pyplot as plt
 
-    from w207lib import style
+    from w207lib.plotting import style
 
     with plt.rc_context():
         style.use_style()

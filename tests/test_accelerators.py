@@ -10,7 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from w207lib import accelerators, devices, epochs, feeding, models, predict, runs, train
+from w207lib import models, predict, runs, train
+from w207lib.machine import accelerators, devices
+from w207lib.nets import epochs
+from w207lib.reading import feeding
 
 PLAIN = {"learning_rate": 0.01, "filters": (4, 4), "units": 8, "dropout": 0.0, "images": 45}
 """No dropout and no batch norm, and a last batch of 13: all that could make a difference."""

@@ -21,7 +21,9 @@ from PIL import Image
 from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage
 from streamlit.testing.v1 import AppTest
 
-from w207lib import app, app_parts, cli, detector, images, serve, uploads
+from w207lib import app, cli, detector
+from w207lib.pages import app_parts, serve, uploads
+from w207lib.reading import images
 
 PAGE = app.__file__
 HOSTILE = "<img src=x onerror=alert(1)> ![a](http://example.org/b.png) :red[c].png"

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Error, expect, sync_playwright
 
-from w207lib import detector, uploads
+from w207lib import detector
+from w207lib.pages import uploads
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "<img src=x onerror=document.title=1>.png"

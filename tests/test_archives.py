@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_hostile import SECONDS, posix, rounds, spoilt
 
-from w207lib import archives, importing
+from w207lib.reading import archives, importing
 
 
 @pytest.fixture

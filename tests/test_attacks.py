@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from w207lib import attacks, gradients, predict, train
+from w207lib import predict, train
+from w207lib.nets import attacks, gradients
 
 RNG = np.random.default_rng(5)
 SIDE = 4

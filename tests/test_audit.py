@@ -5,7 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import audit, audit_page, audit_plots, config, datasets, faults
+from w207lib import audit, config, datasets
+from w207lib.auditing import audit_page, faults
+from w207lib.plotting import audit_plots
 
 SIZE = 32
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from w207lib import augmentation, models
+from w207lib import models
+from w207lib.nets import augmentation
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(20, 236, (8, 16, 16, 3)).astype("float32")

@@ -11,7 +11,8 @@ import nbformat
 import psutil
 import pytest
 
-from w207lib import batch, config, failures, locks, notebook_files, runs
+from w207lib import batch, config, runs
+from w207lib.running import failures, locks, notebook_files
 
 
 def statuses(summary):

@@ -7,7 +7,8 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
-from w207lib import calibration, evaluate, intervals
+from w207lib import evaluate
+from w207lib.metrics import calibration, intervals
 from w207lib.schema import FAKE
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import checks, claims
+from w207lib.auditing import checks, claims
 
 
 def table(label, score=None, **columns):

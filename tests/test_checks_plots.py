@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
 
-from w207lib import checks_plots, planted
+from w207lib.auditing import planted
+from w207lib.plotting import checks_plots
 
 pytestmark = pytest.mark.usefixtures("styled")
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from w207lib import chief, worker
+from w207lib.running import chief, worker
 
 FACTS = {"seed": 7, "space": {"x": [1, 2]}, "data_digest": "a" * 64, "precision": "float32"}
 SOON = 0.05  # minutes
@@ -18,7 +18,7 @@ SOON = 0.05  # minutes
 
 @pytest.fixture(scope="module")
 def tuner():
-    from w207lib.devices import quiet_keras
+    from w207lib.machine.devices import quiet_keras
 
     quiet_keras()
     import keras_tuner

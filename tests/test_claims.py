@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from sklearn import metrics
 
-from w207lib import claims, models
+from w207lib import models
+from w207lib.auditing import claims
 
 COLUMNS = (
     "report", "system", "recipe", "metric", "value", "split", "data", "n", "positive_class",

@@ -12,19 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import (
-    batch,
-    cli,
-    cli_run,
-    config,
-    detector,
-    importing,
-    locks,
-    pipeline,
-    runs,
-    train,
-    tune,
-)
+from w207lib import batch, cli, config, detector, pipeline, runs, train, tune
+from w207lib.commands import cli_run
+from w207lib.reading import importing
+from w207lib.running import locks
 
 COMMANDS = [
     [], ["run"], ["data"], ["data", "add"], ["data", "list"], ["data", "card"],
@@ -71,7 +62,7 @@ def test_every_command_has_its_function():
     named = re.findall(r'"(cli_\w+)\.(\w+)"', Path(cli.__file__).read_text(encoding="utf-8"))
     assert len(named) >= 18
     for module, function in named:
-        assert callable(getattr(importlib.import_module(f"w207lib.{module}"), function))
+        assert callable(getattr(importlib.import_module(f"w207lib.commands.{module}"), function))
 
 
 def test_help_comes_in_half_a_second():
@@ -204,7 +195,7 @@ def test_ctrl_c_in_an_import_says_that_the_same_command_goes_on(capsys, home, tr
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("w207lib.images.open_image", stop)
+        patch.setattr("w207lib.reading.images.open_image", stop)
         status, out, err = call(capsys, "data", "add", "mine", str(tree))
     assert status == cli.EXIT_INTERRUPTED and out == ""
     assert one_line(err) == "w207: stopped. The same command goes on with what is done."
@@ -234,7 +225,7 @@ def test_a_full_disk_gets_one_sentence_and_leaves_nothing(capsys, home, tree, mo
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(
     capsys, sample, four, executed, tmp_path, make_tree, monkeypatch
 ):
-    from w207lib import estimate
+    from w207lib.running import estimate
 
     monkeypatch.setattr(estimate.Bench, "startup", lambda _: 2.0)
     counts = {"train/REAL": 15, "train/FAKE": 15, "test/REAL": 3, "test/FAKE": 3}

@@ -4,7 +4,8 @@ import shutil
 import pandas as pd
 import pytest
 
-from w207lib import cli, config, datasets, publishing, report, runs
+from w207lib import cli, config, datasets, report, runs
+from w207lib.pages import publishing
 
 
 def w207(capsys, *words):

@@ -5,7 +5,10 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from w207lib import cli, config, fakes, generalisation, importing, makers, publishing
+from w207lib import cli, config, generalisation
+from w207lib.making import fakes, makers
+from w207lib.pages import publishing
+from w207lib.reading import importing
 
 
 @pytest.fixture

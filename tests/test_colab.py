@@ -6,7 +6,8 @@ import sys
 import nbformat
 import pytest
 
-from w207lib import cli, colab
+from w207lib import cli
+from w207lib.running import colab
 
 PLACE = "https://github.com/somebody/w207lib"
 LINKED = "[term](https://github.com/somebody/w207lib/blob/HEAD/docs/glossary.md#term)"

@@ -10,7 +10,8 @@ from statsmodels.stats import contingency_tables
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from w207lib import comparing, evaluate
+from w207lib import evaluate
+from w207lib.metrics import comparing
 from w207lib.schema import FAKE
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import comparison_plots
+from w207lib.plotting import comparison_plots
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from w207lib import crops, images
+from w207lib.reading import crops, images
 
 
 @pytest.fixture

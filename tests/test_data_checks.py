@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import data_checks, duplicates, findings
+from w207lib.auditing import data_checks, duplicates, findings
 
 
 @pytest.fixture

@@ -10,17 +10,10 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from w207lib import (
-    detector,
-    export,
-    images,
-    model_card,
-    named_files,
-    outside,
-    perturb,
-    runs,
-    schema,
-)
+from w207lib import detector, perturb, runs, schema
+from w207lib.metrics import outside
+from w207lib.nets import export, model_card
+from w207lib.reading import images, named_files
 
 SIDE = 16
 WEIGHT, BIAS = 0.25, -5.0

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from w207lib import devices, doctor
+from w207lib.machine import devices, doctor
 
 
 @pytest.fixture

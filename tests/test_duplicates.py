@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from w207lib import duplicates, faults, images
+from w207lib.auditing import duplicates, faults
+from w207lib.reading import images
 
 RANDOM = np.random.default_rng(207)
 

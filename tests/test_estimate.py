@@ -7,21 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from w207lib import (
-    cli,
-    config,
-    costs,
-    devices,
-    estimate,
-    importing,
-    network_costs,
-    notebook_files,
-    plans,
-    runs,
-    shards,
-    tune,
-    work,
-)
+from w207lib import cli, config, runs, tune
+from w207lib.machine import devices
+from w207lib.reading import importing, shards
+from w207lib.running import costs, estimate, network_costs, notebook_files, plans, work
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 GIB = devices.GIB

@@ -5,7 +5,8 @@ from scipy.stats import norm
 from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
-from w207lib import evaluate, intervals
+from w207lib import evaluate
+from w207lib.metrics import intervals
 from w207lib.schema import FAKE, REAL
 
 pytestmark = pytest.mark.filterwarnings("error")  # undefined is NaN, without a warning

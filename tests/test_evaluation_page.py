@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import evaluation_page, runs
+from w207lib import runs
+from w207lib.pages import evaluation_page
 
 
 def table(seed, quality, model, paths=None, group=None):

@@ -5,9 +5,10 @@ import pytest
 from matplotlib.colors import to_hex
 from scipy.special import expit
 
-from w207lib import calibration, comparing, evaluation_plots, operating
+from w207lib.metrics import calibration, comparing, operating
+from w207lib.plotting import evaluation_plots
+from w207lib.plotting.style import COLOURS
 from w207lib.schema import FAKE
-from w207lib.style import COLOURS
 
 pytestmark = [pytest.mark.usefixtures("styled"), pytest.mark.filterwarnings("error")]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import augmentation, epochs, experiments, models, runs, train, transfer
+from w207lib import models, runs, train, transfer
+from w207lib.nets import augmentation, epochs, experiments
 
 OPTIMIZERS, AUGMENTED = ("adam", "sgd"), (False, True)
 

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from w207lib import evaluate, explain, gradients, maps, models, predict, train
-from w207lib.devices import quiet_keras
+from w207lib import evaluate, explain, models, predict, train
+from w207lib.machine.devices import quiet_keras
+from w207lib.metrics import maps
+from w207lib.nets import gradients
 
 pytestmark = pytest.mark.filterwarnings("error")
 RNG = np.random.default_rng(3)

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from w207lib import evaluate, explain_plots, features, style
+from w207lib import evaluate, features
+from w207lib.plotting import explain_plots, style
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
 RNG = np.random.default_rng(2)

@@ -10,20 +10,10 @@ import pytest
 from scipy.special import expit
 from sklearn import metrics
 
-from w207lib import (
-    detector,
-    evaluate,
-    export,
-    images,
-    importing,
-    manifest,
-    model_card,
-    outside,
-    pipeline,
-    predict,
-    runs,
-    train,
-)
+from w207lib import detector, evaluate, manifest, pipeline, predict, runs, train
+from w207lib.metrics import outside
+from w207lib.nets import export, model_card
+from w207lib.reading import images, importing
 
 RECIPES = {
     "two_conv": {"filters": (8, 8), "units": 16},  # one sigmoid

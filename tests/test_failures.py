@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from w207lib import failures
+from w207lib.running import failures
 
 
 @pytest.mark.parametrize(

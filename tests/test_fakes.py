@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from w207lib import clean, config, datasets, fakes, importing, makers, manifest, split
+from w207lib import clean, config, datasets, manifest, split
+from w207lib.making import fakes, makers
+from w207lib.reading import importing
 
 QUICK = {name: 2 for name in makers.MAKERS}
 COUNTS = {"train/REAL": 24, "train/FAKE": 24, "test/REAL": 10, "test/FAKE": 10}

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from w207lib import datasets, faults
-from w207lib.images import read_image
+from w207lib import datasets
+from w207lib.auditing import faults
+from w207lib.reading.images import read_image
 
 
 @pytest.fixture

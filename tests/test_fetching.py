@@ -18,7 +18,9 @@ import zipfile
 
 import pytest
 
-from w207lib import cli, datasets, devices, fetching, importing, manifest
+from w207lib import cli, datasets, manifest
+from w207lib.machine import devices
+from w207lib.reading import fetching, importing
 
 TOKEN = "KGAT_0123456789abcdef_never_to_be_seen"
 HANDLE = "kaggle:owner/some-set"

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from w207lib import drawings, figures
+from w207lib import figures
+from w207lib.plotting import drawings
 
 ROOT = Path(__file__).resolve().parent.parent
 

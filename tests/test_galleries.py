@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import evaluate, galleries
-from w207lib.style import COLOURS, use_style
+from w207lib import evaluate
+from w207lib.plotting import galleries
+from w207lib.plotting.style import COLOURS, use_style
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
-from w207lib import generalisation_plots
+from w207lib.plotting import generalisation_plots
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from w207lib import gradients, predict
+from w207lib import predict
+from w207lib.nets import gradients
 
 SIDE = 3
 RNG = np.random.default_rng(4)

@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageCms, features
 
-from w207lib import cli, datasets, detector, images, importing, manifest, named_files
+from w207lib import cli, datasets, detector, manifest
+from w207lib.reading import images, importing, named_files
 
 RNG = np.random.default_rng(207)
 SCENE = Image.fromarray(RNG.integers(0, 256, (9, 12, 3), np.uint8)).resize((192, 144))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from w207lib import images
+from w207lib.reading import images
 
 EXIF_ORIENTATION = 0x0112
 RNG = np.random.default_rng(0)

@@ -8,7 +8,10 @@ import zipfile
 import pytest
 from PIL import Image
 
-from w207lib import archives, datasets, devices, images, importing, locks, manifest, runs
+from w207lib import datasets, manifest, runs
+from w207lib.machine import devices
+from w207lib.reading import archives, images, importing
+from w207lib.running import locks
 
 
 def archive(path, tree, prefix="", **options):
@@ -124,7 +127,7 @@ def test_the_same_source_again_returns_at_once_without_reading_an_image(
     def explode(*_, **__):
         raise AssertionError("an image was read again")
 
-    monkeypatch.setattr("w207lib.images.open_image", explode)
+    monkeypatch.setattr("w207lib.reading.images.open_image", explode)
     monkeypatch.setattr(importing, "unpack", explode)
     dataset, table = importing.add("mine", source)
     assert dataset == first[0] and table.equals(first[1])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from w207lib import inventing
+from w207lib.making import inventing
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ import pytest
 import w207lib
 
 PACKAGE = Path(w207lib.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+PATHS = {path.stem: path for path in PACKAGE.rglob("*.py") if path.stem != "__init__"}
+MODULES = sorted(PATHS)  # a name stands once, whatever its folder
+FOLDERS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 MOST_LINES = 400
 
 HEAVY = """
@@ -26,8 +28,10 @@ for words in (["--help"], ["run", "--help"], ["data", "add", "--help"]):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         cli.main(words)
 look("help", "numpy", "pandas", "matplotlib", "PIL", *networks)
-from w207lib import config, schema, runs, features, images, datasets, manifest, importing
-from w207lib import clean, split, evaluate, plots, galleries, baselines, pipeline
+from w207lib import config, schema, runs, features, datasets, manifest
+from w207lib import clean, split, evaluate, plots, baselines, pipeline
+from w207lib.reading import images, importing
+from w207lib.plotting import galleries
 look("stages before the model", *networks)
 print(json.dumps(found))
 """
@@ -50,7 +54,7 @@ def places(docstring=w207lib.__doc__):
 def imported(module):
     """Return the package's modules that a module imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(PATHS[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -59,7 +63,7 @@ def imported(module):
         else:
             continue
         parts = [name.split(".") for name in names]
-        found |= {p[1] for p in parts if p[0] == "w207lib" and len(p) > 1 and p[1] in MODULES}
+        found |= {name for p in parts if p[0] == "w207lib" for name in p[1:3] if name in MODULES}
     return found
 
 
@@ -73,6 +77,14 @@ def test_the_table_is_read_with_continued_rows_and_remarks():
 
 def test_the_table_has_every_module_and_no_other():
     assert sorted(places()) == MODULES
+    files = list(PACKAGE.rglob("*.py"))
+    assert len(files) == len(MODULES) + len(FOLDERS) + 1, "a name stands twice"
+
+
+def test_each_folder_says_what_it_holds_and_the_map_names_it():
+    for folder in FOLDERS:
+        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+        assert said and f"``{folder.name}/``" in w207lib.__doc__, folder.name
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -102,10 +114,10 @@ def test_nothing_before_the_model_loads_a_network_library_and_importing_makes_no
     assert list((tmp_path / "home").iterdir()) == []
 
 
-@pytest.mark.parametrize("module", [*MODULES, "__init__"])
+@pytest.mark.parametrize("module", MODULES)
 def test_a_module_has_one_job_in_400_lines(module):
-    count = len((PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines())
+    count = len(PATHS[module].read_text(encoding="utf-8").splitlines())
     assert count <= MOST_LINES, (
-        f"w207lib/{module}.py has {count} lines; at {MOST_LINES} it has two jobs. Split it along "
+        f"{PATHS[module].name} has {count} lines; at {MOST_LINES} it has two jobs. Split it along "
         "them, each module named after its job."
     )

@@ -5,7 +5,7 @@ import sys
 import psutil
 import pytest
 
-from w207lib import locks
+from w207lib.running import locks
 
 HOLD = """
 import sys, time

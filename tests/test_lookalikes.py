@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from w207lib import datasets, importing, manifest
+from w207lib import datasets, manifest
+from w207lib.reading import importing
 
 KAGGLE60K = {"train/fake": 4, "train/real": 3, "test/fake": 2, "test/real": 1}
 CIFAKE = {"train/FAKE": 4, "train/REAL": 3, "test/FAKE": 2, "test/REAL": 1}

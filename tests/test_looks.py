@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
 
-from w207lib import looks, runs
+from w207lib import runs
+from w207lib.metrics import looks
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from w207lib import makers
+from w207lib.making import makers
 
 
 @pytest.mark.parametrize(

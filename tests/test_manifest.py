@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from w207lib import datasets, features, images, manifest, schema, shards
+from w207lib import datasets, features, manifest, schema
+from w207lib.reading import images, shards
 
 
 @pytest.fixture

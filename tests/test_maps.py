@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from w207lib import maps
+from w207lib.metrics import maps
 
 pytestmark = pytest.mark.filterwarnings("error")
 RNG = np.random.default_rng(5)

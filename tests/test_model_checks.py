@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import claims, model_checks, models
+from w207lib import models
+from w207lib.auditing import claims, model_checks
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from w207lib import devices, models
+from w207lib import models
+from w207lib.machine import devices
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype("float32")
 

@@ -4,7 +4,7 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 
-from w207lib import notebook_files
+from w207lib.running import notebook_files
 
 
 def test_notebooks_are_found_by_name_in_order_with_needs_and_parameters(four):

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from w207lib import notebook_files
+from w207lib.running import notebook_files
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))

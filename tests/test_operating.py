@@ -4,7 +4,8 @@ import pytest
 from scipy.special import expit
 from sklearn import metrics
 
-from w207lib import evaluate, intervals, operating
+from w207lib import evaluate
+from w207lib.metrics import intervals, operating
 from w207lib.schema import FAKE, REAL
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from w207lib import epochs, models, predict, train
-from w207lib.devices import quiet_keras
+from w207lib import models, predict, train
+from w207lib.machine.devices import quiet_keras
+from w207lib.nets import epochs
 
 RNG = np.random.default_rng(7)
 
@@ -10,7 +11,7 @@ RNG = np.random.default_rng(7)
 @pytest.fixture(scope="module")
 def muon():
     quiet_keras()
-    from w207lib.optimizers import ConvMuon
+    from w207lib.nets.optimizers import ConvMuon
 
     return ConvMuon
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from w207lib import outside
+from w207lib.metrics import outside
 
 
 def textures(count, seed, *, size=16, sigma=1.0):

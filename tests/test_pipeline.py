@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import datasets, feeding, images, importing, manifest, pipeline, runs
+from w207lib import datasets, manifest, pipeline, runs
+from w207lib.reading import feeding, images, importing
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import checks, features, manifest, model_checks, models, planted
+from w207lib import features, manifest, models
+from w207lib.auditing import checks, model_checks, planted
 
 NAMES = ("single_class", "agrees", "labels_match", "order_kept")
 

@@ -5,8 +5,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyBboxPatch
 
-from w207lib import diagrams, evaluate, plots, style
+from w207lib import evaluate, plots
 from w207lib.features import STATISTICS
+from w207lib.plotting import diagrams, style
 from w207lib.schema import FAKE
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import probes
+from w207lib.auditing import probes
 
 N = 240
 

@@ -2,7 +2,7 @@ import json
 import shlex
 import subprocess
 
-from w207lib import provenance
+from w207lib.running import provenance
 
 
 def test_provenance_says_what_is_needed_to_repeat_a_run(monkeypatch):

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import publishing, report
+from w207lib import report
+from w207lib.pages import publishing
 
 
 def change_status(finished_run, status):

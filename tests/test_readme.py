@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import cli, config, notebook_files, publishing, readme, report
+from w207lib import cli, config, report
+from w207lib.pages import publishing, readme
+from w207lib.running import notebook_files
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

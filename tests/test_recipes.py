@@ -1,7 +1,9 @@
 import pandas as pd
 import pytest
 
-from w207lib import comparing, config, recipes, report
+from w207lib import config, report
+from w207lib.metrics import comparing
+from w207lib.pages import recipes
 
 RESULTS = config.results_root()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from w207lib import augmentation, recompression
+from w207lib.nets import augmentation, recompression
 
 
 def pictures(count=6, size=32):

@@ -10,20 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import (
-    audit,
-    cli,
-    datasets,
-    detector,
-    fakes,
-    images,
-    importing,
-    manifest,
-    named_files,
-    remote,
-    shards,
-)
-from w207lib.remote import Remote
+from w207lib import audit, cli, datasets, detector, manifest
+from w207lib.making import fakes
+from w207lib.reading import images, importing, named_files, remote, shards
+from w207lib.reading.remote import Remote
 
 SECRET = "wJalrXUtnFEMI/never/to/be/seen"
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from w207lib import faults, resampling
+from w207lib.auditing import faults, resampling
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import evaluate, images, perturb, predict, robustness, runs, train
+from w207lib import evaluate, perturb, predict, robustness, runs, train
+from w207lib.reading import images
 
 
 @pytest.fixture(scope="module")

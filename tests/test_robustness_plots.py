@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from w207lib import perturb, robustness_plots
+from w207lib import perturb
 from w207lib.perturb import CONDITIONS, FAMILIES
-from w207lib.style import COLOURS
+from w207lib.plotting import robustness_plots
+from w207lib.plotting.style import COLOURS
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
 

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from w207lib import report, run_page
+from w207lib import report
+from w207lib.pages import run_page
 
 
 def test_figures_are_named_by_notebook_and_cell(finished_run):

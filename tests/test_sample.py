@@ -144,7 +144,7 @@ def test_a_missed_gate_is_told(check):
 
 
 def test_faulty_files_are_as_expected():
-    from w207lib import images
+    from w207lib.reading import images
 
     folder = SAMPLE / "faulty"
     expected = pd.read_csv(folder / "expected.csv")

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from w207lib import evaluate, intervals, selective
+from w207lib import evaluate
+from w207lib.metrics import intervals, selective
 from w207lib.schema import FAKE, REAL
 
 pytestmark = pytest.mark.filterwarnings("error")

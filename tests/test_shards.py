@@ -8,7 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from w207lib import devices, images, manifest, shards
+from w207lib import manifest
+from w207lib.machine import devices
+from w207lib.reading import images, shards
 
 
 @pytest.fixture(scope="module")

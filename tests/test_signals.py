@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from w207lib import signals
+from w207lib.running import signals
 
 
 @pytest.mark.parametrize("name", [name for name in signals.STOPS if hasattr(signal, name)])

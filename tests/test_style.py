@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from w207lib import plots, robustness_plots, style
+from w207lib import plots
+from w207lib.plotting import robustness_plots, style
 
 # Machado, Oliveira and Fernandes (2009), full severity, for linear RGB.
 VISION = {

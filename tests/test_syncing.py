@@ -9,8 +9,10 @@ import sys
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from w207lib import cli, devices, remote, syncing
-from w207lib.remote import Remote
+from w207lib import cli
+from w207lib.machine import devices
+from w207lib.reading import remote, syncing
+from w207lib.reading.remote import Remote
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from w207lib import clean, datasets, faults, manifest, traces
+from w207lib import clean, datasets, manifest
+from w207lib.auditing import faults, traces
 
 
 def stored(image, kind="JPEG", **options):

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import epochs, evaluate, manifest, models, pipeline, predict, runs, schema, train
+from w207lib import evaluate, manifest, models, pipeline, predict, runs, schema, train
+from w207lib.nets import epochs
 
 FILES = {
     "config.json", "history.csv", "model.keras", "model.json", "predictions.parquet",

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import detector, export, models, pipeline, predict, runs, train, transfer
+from w207lib import detector, models, pipeline, predict, runs, train, transfer
+from w207lib.nets import export
 
 BACKBONE = 2_257_984  # MobileNetV2 without top, as Keras's documentation counts it
 AVERAGES = 34_112  # of its batch norm; as many scales and offsets

@@ -11,7 +11,8 @@ import time
 import pandas as pd
 import pytest
 
-from w207lib import cli, config, importing, models, runs, tune
+from w207lib import cli, config, models, runs, tune
+from w207lib.reading import importing
 
 SPACE = {
     "filters_1": [2, 4], "kernel_size_1": [3], "filters_2": [2], "kernel_size_2": [3],

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from w207lib import chief, worker
-from w207lib.devices import quiet_keras
+from w207lib.machine.devices import quiet_keras
+from w207lib.running import chief, worker
 
 
 @pytest.fixture(scope="module", autouse=True)

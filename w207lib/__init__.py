@@ -1,7 +1,21 @@
 """Is this picture a photograph, or was it generated? A course project one can trust.
 
-The modules, lowest layer first; a module imports only from layers below it, or from
-further left in its own row (``tests/test_layers.py`` holds that):
+One look at the folder: its files are the stages of the pipeline and what notebooks call most;
+its folders hold what those are made of:
+
+- ``reading/``: images from files, archives and services to arrays
+- ``auditing/``: checks of data, models and reported numbers
+- ``nets/``: bodies, parts and training of networks
+- ``metrics/``: intervals, thresholds, calibration, comparisons
+- ``plotting/``: tables and images to figures
+- ``making/``: the project's own generators, and fakes
+- ``pages/``: what is published, and the web page's parts
+- ``machine/``: devices and memory; ``running/``: notebooks headless, processes, machines, costs
+- ``commands/``: the command line, a module a group
+
+A module's name stands once, so this table leaves folders out. Lowest layer first; a module
+imports only from layers below it, or from further left in its own row (held by
+``tests/test_layers.py``):
 
 =====  ==================================================================================
 layer  modules

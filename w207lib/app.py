@@ -15,7 +15,8 @@ from typing import Any
 import streamlit as st
 from PIL import Image
 
-from w207lib import app_parts, config, detector, serve, uploads
+from w207lib import config, detector
+from w207lib.pages import app_parts, serve, uploads
 
 PHOTOGRAPH = "china.jpg"
 PICTURES = 6

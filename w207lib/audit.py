@@ -14,22 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from w207lib import (
-    clean,
-    config,
-    data_checks,
-    duplicates,
-    evaluate,
-    findings,
-    intervals,
-    manifest,
-    probes,
-    remote,
-    resampling,
-    traces,
-)
+from w207lib import clean, config, evaluate, manifest
+from w207lib.auditing import data_checks, duplicates, findings, probes, resampling, traces
+from w207lib.auditing.findings import Finding
 from w207lib.datasets import Dataset, locate, names
-from w207lib.findings import Finding
+from w207lib.metrics import intervals
+from w207lib.reading import remote
 from w207lib.schema import CLASS_NAMES, check_predictions
 
 

@@ -16,8 +16,10 @@ from pathlib import Path
 import nbformat
 from tqdm import tqdm
 
-from w207lib import config, devices, failures, locks, provenance, runs, signals
-from w207lib.notebook_files import (
+from w207lib import config, runs
+from w207lib.machine import devices
+from w207lib.running import failures, locks, provenance, signals
+from w207lib.running.notebook_files import (
     Notebook,
     check_parameters,
     choose,

@@ -1,7 +1,7 @@
 """The command ``w207``: its words, and the exit status of what they ask for.
 
-The commands are functions in the ``cli_…`` modules, imported when one is asked for, so that help
-comes at once.
+The commands are functions in the modules of ``commands``, imported when one is asked for, so that
+help comes at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a Windows console may lack a character
     try:
         module, _, function = options.run.partition(".")
-        return getattr(importlib.import_module(f"w207lib.{module}"), function)(options)
+        return getattr(importlib.import_module(f"w207lib.commands.{module}"), function)(options)
     except KeyboardInterrupt as stop:
         with contextlib.suppress(OSError):  # where nobody listens any more, as behind a closed ssh
             print("\nw207: stopped. What is finished is kept; --resume goes on.", file=sys.stderr)

@@ -15,9 +15,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from w207lib import config, remote
-from w207lib.images import SUFFIXES, read_image
-from w207lib.remote import Remote
+from w207lib import config
+from w207lib.reading import remote
+from w207lib.reading.images import SUFFIXES, read_image
+from w207lib.reading.remote import Remote
 
 SIDECAR = "images.csv"
 """A data set may bring this table: ``path`` and any of ``generator, source, group``."""

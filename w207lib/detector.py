@@ -19,8 +19,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from w207lib import config, images, outside, parallel, perturb, runs, schema
-from w207lib.remote import Remote
+from w207lib import config, perturb, runs, schema
+from w207lib.metrics import outside
+from w207lib.reading import images
+from w207lib.reading.remote import Remote
+from w207lib.running import parallel
 
 COLUMNS = ("path", "score", "label", "status", "reason")
 DEFAULT = "compact"

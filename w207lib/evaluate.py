@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics
 
-from w207lib import intervals
+from w207lib.metrics import intervals
+from w207lib.metrics.threshold import choose_threshold, found, require_both_classes, thresholds
 from w207lib.schema import CLASS_NAMES, FAKE, REAL, check_predictions
-from w207lib.threshold import choose_threshold, found, require_both_classes, thresholds
 
 __all__ = [
     "METRIC_COLUMNS", "choose_threshold", "classification_report", "confusion",

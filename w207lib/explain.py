@@ -21,8 +21,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from w207lib import features, gradients, predict
-from w207lib.devices import quiet_keras
+from w207lib import features, predict
+from w207lib.machine.devices import quiet_keras
+from w207lib.nets import gradients
 from w207lib.schema import CLASS_NAMES
 
 

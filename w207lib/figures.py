@@ -20,7 +20,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from w207lib import config, drawings, evidence_drawings, provenance, runs, style  # noqa: F401  (registers)
+from w207lib import config, runs
+from w207lib.plotting import drawings, style
+from w207lib.running import provenance  # noqa: F401  (registers)
 
 DPI = 150
 INDEX = "figures.json"

@@ -17,9 +17,11 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from w207lib import evaluate, makers, manifest, operating, predict, runs, train
+from w207lib import evaluate, manifest, predict, runs, train
 from w207lib.config import Profile
-from w207lib.devices import quiet_keras
+from w207lib.machine.devices import quiet_keras
+from w207lib.making import makers
+from w207lib.metrics import operating
 from w207lib.pipeline import Data
 from w207lib.schema import FAKE, REAL
 

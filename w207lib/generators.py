@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from w207lib.generator_parts import Convolutions, draw_batches, fit, require_images
+from w207lib.making.generator_parts import Convolutions, draw_batches, fit, require_images
 
 GENERATORS = ("autoencoder", "diffusion", "gan")
 MARGIN = 8

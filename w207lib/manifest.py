@@ -14,9 +14,12 @@ import pyarrow
 import pyarrow.parquet
 from tqdm import tqdm
 
-from w207lib import devices, features, images, parallel, remote, runs, schema, shards
+from w207lib import features, runs, schema
 from w207lib.datasets import Dataset, find_images
-from w207lib.remote import Remote
+from w207lib.machine import devices
+from w207lib.reading import images, remote, shards
+from w207lib.reading.remote import Remote
+from w207lib.running import parallel
 
 CHUNK = 500  # images a task: long enough to hide the cost of sending it
 CHUNK_BYTES = 64 * 2**20  # and files of this size, where images are large

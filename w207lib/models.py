@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from w207lib import augmentation, backbones, networks
-from w207lib.devices import quiet_keras
+from w207lib.machine.devices import quiet_keras
+from w207lib.nets import augmentation, backbones, networks
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def compile_model(
 
 
 def _muon(keras, rate, **options):
-    from w207lib.optimizers import ConvMuon
+    from w207lib.nets.optimizers import ConvMuon
 
     return ConvMuon(
         rate, weight_decay=0.01, adam_weight_decay=0.01, exclude_layers=["score"], **options

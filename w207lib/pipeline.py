@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from w207lib import clean, datasets, manifest, runs, shards, split
+from w207lib import clean, datasets, manifest, runs, split
 from w207lib.config import Profile
 from w207lib.datasets import Dataset
-from w207lib.remote import Remote
-from w207lib.shards import Shards
+from w207lib.reading import shards
+from w207lib.reading.remote import Remote
+from w207lib.reading.shards import Shards
 
 MANIFEST = "manifest.parquet"
 MEMORY_LIMIT = 2 * 2**30
@@ -81,10 +82,10 @@ class Images:
         Returns:
             Pairs of float32 ``(B, S, S, 3)`` in [0, 255] and float32 ``(B, 1)``.
         """
-        from w207lib.devices import quiet_keras
+        from w207lib.machine.devices import quiet_keras
 
         if quiet_keras().backend.backend() != "tensorflow":
-            from w207lib.feeding import Batches
+            from w207lib.reading.feeding import Batches
 
             return Batches(
                 self.read, self.labels, batch_size,

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from w207lib import style
+from w207lib.plotting import style
+from w207lib.plotting.style import COLOURS, LINE_STYLES, MODEL_COLOURS
 from w207lib.schema import CLASS_NAMES, LABEL_MAP, SPLITS
-from w207lib.style import COLOURS, LINE_STYLES, MODEL_COLOURS
 
 HYPERPARAMETERS = (
     "filters_1", "kernel_size_1", "filters_2", "kernel_size_2", "pool_size",

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from w207lib import accelerators, baselines, config, images, manifest, runs, schema
-from w207lib.devices import has_gpu, quiet_keras
+from w207lib import baselines, config, manifest, runs, schema
+from w207lib.machine import accelerators
+from w207lib.machine.devices import has_gpu, quiet_keras
 from w207lib.pipeline import Data, Images
+from w207lib.reading import images
 from w207lib.schema import FAKE
 
 FACTS = "model.json"

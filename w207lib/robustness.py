@@ -18,10 +18,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from w207lib import attacks, epochs, evaluate, images, models, perturb, predict, runs, train
+from w207lib import evaluate, models, perturb, predict, runs, train
 from w207lib.config import Profile
-from w207lib.devices import quiet_keras
+from w207lib.machine.devices import quiet_keras
+from w207lib.nets import attacks, epochs
 from w207lib.pipeline import Data, Images
+from w207lib.reading import images
 from w207lib.schema import FAKE, REAL
 
 log = logging.getLogger(__name__)

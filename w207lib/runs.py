@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from w207lib import config, locks, provenance
+from w207lib import config
+from w207lib.running import locks, provenance
 
 TEST_LOG = "test_scorings.jsonl"
 LOG = "run.log"

@@ -23,7 +23,7 @@ import jinja2
 import pandas as pd
 
 from w207lib import config, evaluate, figures, runs
-from w207lib.drawings import read_predictions
+from w207lib.plotting.drawings import read_predictions
 from w207lib.schema import CLASS_NAMES
 
 NUMBERS = "numbers.json"

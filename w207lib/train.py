@@ -15,23 +15,14 @@ from pathlib import Path
 import joblib
 import pandas as pd
 
-from w207lib import (
-    accelerators,
-    baselines,
-    devices,
-    epochs,
-    evaluate,
-    features,
-    manifest,
-    models,
-    predict,
-    provenance,
-    runs,
-)
+from w207lib import baselines, evaluate, features, manifest, models, predict, runs
 from w207lib.config import Profile
-from w207lib.devices import quiet_keras
-from w207lib.epochs import HISTORY, LAST, read_history
+from w207lib.machine import accelerators, devices
+from w207lib.machine.devices import quiet_keras
+from w207lib.nets import epochs
+from w207lib.nets.epochs import HISTORY, LAST, read_history
 from w207lib.pipeline import Data, Images
+from w207lib.running import provenance
 
 log = logging.getLogger(__name__)
 

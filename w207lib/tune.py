@@ -18,10 +18,12 @@ from typing import Any
 
 import pandas as pd
 
-from w207lib import __version__, accelerators, chief, models, provenance, runs, worker
+from w207lib import __version__, models, runs
 from w207lib.config import Profile
-from w207lib.devices import quiet_keras
+from w207lib.machine import accelerators
+from w207lib.machine.devices import quiet_keras
 from w207lib.pipeline import Data
+from w207lib.running import chief, provenance, worker
 from w207lib.train import choose_precision, precision_policy
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Checks of data, models and reported numbers, and what they find."""

@@ -1,0 +1,1 @@
+"""Parts of the project's own generators, and data sets of their fakes."""

@@ -1,0 +1,1 @@
+"""Numbers one can trust: intervals, thresholds, calibration, comparisons."""

@@ -1,0 +1,1 @@
+"""What is published: pages, README's tables, the web page's parts."""

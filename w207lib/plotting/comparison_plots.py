@@ -1,0 +1,163 @@
+"""Plots of training strategies: learning curves over the number of images, and main effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from w207lib import plots
+from w207lib.plotting import style
+from w207lib.plotting.style import LINE_STYLES, MODEL_COLOURS
+
+START_NAMES = {
+    "random": "from random weights", "head": "given weights, head alone trained",
+    "transfer": "given weights, all trained",
+}  # fmt: skip
+
+
+def plot_learning_curve(
+    curve: pd.DataFrame, metric: str = "roc_auc", *, ax: Axes | None = None
+) -> Axes:
+    """Draw a metric against the number of training images, a line a start.
+
+    Args:
+        curve: From ``transfer.learning_curve``; the mean over seeds is drawn, and each training
+            as a dot.
+        metric: ``roc_auc`` or ``accuracy``, of the validation split.
+    """
+    style.require_columns(curve, ("images", "start", metric))
+    ax = style.new_axes(ax, (9, 5.2))
+    for number, (start, rows) in enumerate(curve.groupby("start", sort=False)):
+        colour = MODEL_COLOURS[number % len(MODEL_COLOURS)]
+        mean = rows.groupby("images")[metric].mean()
+        ax.plot(mean.index, mean, LINE_STYLES[number % len(LINE_STYLES)], color=colour,
+                label=START_NAMES.get(start, start))  # fmt: skip
+        ax.plot(rows["images"], rows[metric], "o", color=colour)
+    sizes = sorted(curve["images"].unique())
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.axhline(0.5, color="grey", linestyle=":", linewidth=2, zorder=0)
+    names = {"roc_auc": "validation ROC AUC", "accuracy": "validation accuracy"}
+    ax.set(xlabel="training images", ylabel=names.get(metric, style.spaced(metric)))
+    style.legend_above(ax, columns=1)
+    return ax
+
+
+def plot_effects(effects: pd.DataFrame) -> Figure:
+    """Draw each factor's levels with the spread of their trainings, and what the seed alone does.
+
+    Args:
+        effects: From ``experiments.effects``.
+
+    Returns:
+        A panel a factor; the grey band is the grand mean ± the standard deviation that another
+        seed makes.
+    """
+    style.require_columns(effects, ("factor", "level", "accuracy", "spread", "seed_spread"))
+    factors = list(effects["factor"].unique())
+    figure, axes = style.new_grid(1, len(factors), (3.2 * len(factors) + 0.8, 4.4), sharey=True)
+    for ax, factor in zip(axes, factors, strict=True):
+        rows = effects[effects["factor"] == factor]
+        mean, seed = rows["accuracy"].mean(), rows["seed_spread"].iloc[0]
+        if np.isfinite(seed):
+            ax.axhspan(mean - seed, mean + seed, color="lightgrey", zorder=0)
+        ax.errorbar(range(len(rows)), rows["accuracy"], yerr=rows["spread"].fillna(0), fmt="o",
+                    color="black", markersize=10, capsize=6)  # fmt: skip
+        ax.set_xticks(range(len(rows)), rows["level"])
+        ax.set_xlim(-0.6, len(rows) - 0.4)
+        ax.set_xlabel(style.spaced(factor))
+    axes[0].set_ylabel("validation accuracy")
+    return figure
+
+
+def plot_histories(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the accuracy by epoch of each model, side by side on one scale.
+
+    Args:
+        histories: Tables as for ``plots.plot_history``, by model.
+    """
+    across = min(3, len(histories))
+    down = -(-len(histories) // across)
+    size = (4.8 * across, 4 * down)
+    figure, axes = style.new_grid(down, across, size, len(histories), sharey=True)
+    for ax, (name, history) in zip(axes, histories.items(), strict=True):
+        plots.plot_history(history, "accuracy", ax=ax)
+        ax.set_title(name)
+        ax.get_legend().remove()
+    handles = axes[0].get_legend_handles_labels()[0]
+    names = ("training", "validation", "best epoch")
+    figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def plot_confusions(confusions: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw a confusion matrix a model, side by side.
+
+    Args:
+        confusions: Tables as for ``plots.plot_confusion``, by model.
+    """
+    across = min(3, len(confusions))
+    down = -(-len(confusions) // across)
+    figure, axes = style.new_grid(down, across, (4.6 * across, 4.2 * down), len(confusions))
+    for ax, (name, table) in zip(axes, confusions.items(), strict=True):
+        plots.plot_confusion(table, ax=ax)
+        ax.set_title(name)
+    return figure
+
+
+def plot_accuracy_time(
+    trained: pd.DataFrame, peers: pd.DataFrame, *, ax: Axes | None = None
+) -> Axes:
+    """Draw test accuracy against the minutes of a training.
+
+    Args:
+        trained: One row a training: ``label, seconds, accuracy``, and ``ours`` where it is the
+            project's own network.
+        peers: Of others: ``model, accuracy, seconds``; without seconds it is a line at its
+            accuracy.
+    """
+    style.require_columns(trained, ("label", "seconds", "accuracy", "ours"))
+    style.require_columns(peers, ("model", "accuracy", "seconds"))
+    ax = style.new_axes(ax, (10.5, 6.6))
+    for rows, colour, marker in (
+        (trained[~trained["ours"]], MODEL_COLOURS[0], "o"),
+        (trained[trained["ours"]], MODEL_COLOURS[1], "*"),
+    ):
+        ax.plot(rows["seconds"] / 60, rows["accuracy"], marker, color=colour,
+                markersize=18 if marker == "*" else 10)  # fmt: skip
+    timed = peers.dropna(subset=["seconds"])
+    ax.plot(timed["seconds"] / 60, timed["accuracy"], "D", color="black", markersize=9)
+    places = {"ours": ((0, 12), "center", "bottom"), "recipe": ((9, -4), "left", "top"),
+              "peer": ((-10, 0), "right", "center")}  # fmt: skip
+    kinds = trained["ours"].map({True: "ours", False: "recipe"})
+    shown = pd.concat([
+        trained.assign(kind=kinds), timed.assign(label=timed["model"], kind="peer")
+    ])  # fmt: skip
+    for label, rows in shown.groupby("label", sort=False):  # one label for all seeds
+        first = rows.iloc[0]
+        offset, ha, va = places[first["kind"]]
+        ax.annotate(label, (first["seconds"] / 60, first["accuracy"]), offset,
+                    textcoords="offset points", ha=ha, va=va,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+    longest = shown["seconds"].max() / 60
+    ax.set_xscale("log")
+    minutes = [t for t in (1, 2, 5, 10, 20, 50, 100, 200) if t < 2 * longest]
+    ax.set_xlim(min(1.2, shown["seconds"].min() / 80), 1.5 * longest)
+    ax.set_xticks(minutes, [str(t) for t in minutes])
+    ax.xaxis.set_minor_locator(NullLocator())
+    lines = peers[peers["seconds"].isna()].sort_values("accuracy")
+    low, high = ax.get_ylim()
+    least, free = (high - low) / 18, -np.inf
+    for row in lines.itertuples():
+        ax.axhline(row.accuracy, color="grey", linestyle=":", linewidth=1.5, zorder=0)
+        free = max(row.accuracy, free + least)  # names that would lie on each other move up
+        ax.annotate(row.model, (1.01, free), xycoords=("axes fraction", "data"), va="center",
+                    fontsize="small", color="dimgrey", annotation_clip=False)  # fmt: skip
+    ax.set(xlabel="minutes of training", ylabel="test accuracy on CIFAKE")
+    return ax

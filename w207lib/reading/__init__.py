@@ -1,0 +1,1 @@
+"""Images from files, archives and services to arrays: the parts of import and pipeline."""

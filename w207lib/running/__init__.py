@@ -1,0 +1,1 @@
+"""How work is run: notebooks headless, processes and machines, costs, locks, provenance."""
