@@ -151,7 +151,7 @@ def test_a_finished_run_replaces_the_one_before_it_whole(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_a_kill_while_one_run_replaces_another_loses_neither(tmp_path, contents):
+def test_a_kill_while_one_run_replaces_another_loses_neither(tmp_path, contents, monkeypatch):
     first = runs.RunFolder(tmp_path / "a", {"x": 1})
     first.open()
     before = contents(first.finish())
@@ -161,6 +161,9 @@ def test_a_kill_while_one_run_replaces_another_loses_neither(tmp_path, contents)
     assert contents(tmp_path / "a") == before
     second.finish()
     assert sorted(os.listdir(tmp_path)) == ["a"] and os.listdir(tmp_path / "a") == ["config.json"]
+    (tmp_path / ".a.999999999.old").mkdir()  # killed one step later: the new one is in place
+    monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
+    assert second.kept() and os.listdir(tmp_path) == ["a"]
     os.replace(tmp_path / "a", tmp_path / ".a.999999999.old")
     runs.drop_partials(tmp_path)
     assert os.listdir(tmp_path) == ["a"]

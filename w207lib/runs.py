@@ -212,6 +212,7 @@ class RunFolder:
 
     def kept(self) -> bool:
         """Whether a resumed run finds this folder whole, with the same configuration."""
+        _put_back(self.path)
         path = self.path / "config.json"
         if not os.environ.get(RESUME_VARIABLE) or not path.is_file():
             return False
