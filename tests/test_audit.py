@@ -195,8 +195,8 @@ def test_what_was_planted_and_found_is_counted(tmp_path):
     assert "| tint | a | 1/2 | 1/1 |" in text
 
 
-def test_the_readme_shows_what_the_bench_measured():
-    text = (config.home() / "README.md").read_text(encoding="utf-8")
+def test_the_docs_show_what_the_bench_measured():
+    text = (config.home() / "docs" / "audit.md").read_text(encoding="utf-8")
     assert audit_page.planted(config.home() / "bench/results/audit.csv") in text
 
 

@@ -15,14 +15,32 @@ def test_the_readme_gets_its_numbers_from_the_published_results(finished_run, ho
     publishing.publish(finished_run)
     path = home / "README.md"
     path.write_text("# Title\n<!-- results:tiny -->\nold\n<!-- end -->\nrest\n", encoding="utf-8")
-    text = readme.fill()
+    (home / "docs").mkdir()
+    (home / "docs" / "plain.md").write_text("no marks\n", encoding="utf-8")
+    pages = readme.fill()
+    text = pages["README.md"]
+    assert list(pages) == ["README.md"]
     assert text == path.read_text(encoding="utf-8") and "old" not in text
     assert text.startswith("# Title\n<!-- results:tiny -->\n| model") and text.endswith("rest\n")
     scores = pd.read_csv(finished_run / report.METRICS).set_index("model").loc["dummy_prior"]
     shown = [f"{scores[split]:.3f}" for split in ("train", "validation", "test")]
     assert f"| dummy\\_prior | – | {' | '.join(shown)} (" in text
     assert "Report 1: 0.6 (test, cifake)" in text and "20 test images" in text
-    assert readme.fill() == text
+    assert readme.fill() == pages
+
+
+def test_the_tables_of_readme_and_docs_are_those_of_the_published_results(monkeypatch):
+    stored = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    }
+    written = []
+    monkeypatch.setattr(Path, "write_text", lambda self, text, **_: written.append(text))
+    pages = readme.fill()
+    assert set(pages) == {"README.md", "docs/audit.md", "docs/results.md"} and not written
+    assert pages.items() <= stored.items()
+    rows = re.findall(r"^\| (compact|three)\S* \|.*\| (0\.\d{3}) \(", pages["README.md"], re.M)
+    assert len(rows) == 3, "the first table has the best of the reports' and the project's own"
 
 
 def test_every_notebook_has_its_row_with_what_it_needs():

@@ -83,6 +83,6 @@ def test_every_published_accuracy_follows_from_the_published_predictions(publish
         assert comparing.family(name) == name
 
 
-def test_the_readme_shows_the_published_numbers(published):
-    text = (config.home() / "README.md").read_text(encoding="utf-8")
+def test_the_docs_show_the_published_numbers(published):
+    text = (config.home() / "docs" / "results.md").read_text(encoding="utf-8")
     assert recipes.markdown(published) in text

@@ -275,7 +275,7 @@ def count(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def overview(folder: Path) -> str:
-    """Return the published matrix as Markdown, for the README.
+    """Return the published matrix as Markdown, for a page of docs.
 
     Args:
         folder: With ``matrix.csv`` and ``false_alarms.csv``, as ``run`` leaves them.

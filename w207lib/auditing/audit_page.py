@@ -118,7 +118,7 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 
 def overview(folder: Path) -> str:
-    """Return a Markdown table of written audits, for the README.
+    """Return a Markdown table of written audits, for a page of docs.
 
     Args:
         folder: Holds a folder for each data set, as ``write`` leaves it.
@@ -147,7 +147,7 @@ def overview(folder: Path) -> str:
 
 
 def planted(path: Path) -> str:
-    """Return Markdown on what ``bench/audit.py`` planted and what the audit found, for the README.
+    """Return Markdown on what ``bench/audit.py`` planted and what the audit found.
 
     Args:
         path: The bench's CSV file: rows of clean sets, of faults of single files (``planted``

@@ -11,7 +11,7 @@ from w207lib.pages import publishing, readme, recipes
 
 
 def publish_run(options) -> int:
-    """Copy a run's public part into ``results/``, and its numbers into the README."""
+    """Copy a run's public part into ``results/``, and its numbers into README and docs."""
     if options.name and not re.fullmatch(r"[\w-]+", options.name):
         raise ValueError(f"--name {options.name!r}; expected letters, digits, _ and -.")
     target = config.results_root() / options.name if options.name else None

@@ -1,1 +1,1 @@
-"""What is published: pages, README's tables, the web page's parts."""
+"""What is published: pages, README's and docs' tables, the web page's parts."""

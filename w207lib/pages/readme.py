@@ -1,4 +1,4 @@
-"""The README's tables, from what is published and measured."""
+"""The tables of README and docs, from what is published and measured."""
 
 from __future__ import annotations
 
@@ -12,38 +12,52 @@ from w207lib import config, detector, generalisation, report, runs
 from w207lib.auditing import audit_page
 from w207lib.pages import recipes
 
+HEADLINE = {
+    "recipes": ("dummy_most_frequent", "random_forest", "w207_simple", "two_conv", "three_conv"),
+    "compact_quick": ("compact",),
+    "compact_training": ("compact",),
+}
+"""Folders of ``results/`` and their models in the README's first table, least accurate first."""
 
-def fill() -> str:
-    """Put the published results into the project's README, between the markers that name them.
+
+def fill() -> dict[str, str]:
+    """Put the published results into README and ``docs/``, between the markers that name them.
 
     Returns:
-        The README's text, written only if it has changed; empty where there is none.
+        The text of each page that has such markers, by its path in the project; a page is
+        written only if it has changed.
     """
-    path = config.home() / "README.md"
-    if not path.is_file():
-        return ""
-    old = new = path.read_text(encoding="utf-8")
-    for profile in re.findall(r"<!-- results:(\w+) -->", old):
+    home, pages = config.home(), {}
+    for path in (home / "README.md", *sorted((home / "docs").glob("*.md"))):
+        old = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if "<!-- end -->" not in old:
+            continue
+        new = _filled(old)
+        if new != old:
+            with runs.replacing(path) as temporary:
+                temporary.write_text(new, encoding="utf-8")
+        pages[path.relative_to(home).as_posix()] = new
+    return pages
+
+
+def _filled(text: str) -> str:
+    for profile in re.findall(r"<!-- results:(\w+) -->", text):
         folder = config.results_root() / profile
         if (folder / report.METRICS).is_file():
             of_recipes = folder.name == recipes.FOLDER
-            text = recipes.markdown(folder) if of_recipes else _markdown_results(folder)
-            new = _between(new, f"results:{profile}", text)
-    audits = config.results_root() / "audit"
-    if audits.is_dir():
-        new = _between(new, "audit", audit_page.overview(audits))
-    measured = config.home() / "bench" / "results" / "audit.csv"
-    if measured.is_file():
-        new = _between(new, "planted", audit_page.planted(measured))
-    matrix = config.results_root() / "generalise"
-    if matrix.is_dir():
-        new = _between(new, "generalise", generalisation.overview(matrix))
-    if detector.names():
-        new = _between(new, "detectors", _markdown_detectors())
-    if new != old:
-        with runs.replacing(path) as temporary:
-            temporary.write_text(new, encoding="utf-8")
-    return new
+            table = recipes.markdown(folder) if of_recipes else _markdown_results(folder)
+            text = _between(text, f"results:{profile}", table)
+    made = {
+        "audit": (config.results_root() / "audit", audit_page.overview),
+        "planted": (config.home() / "bench" / "results" / "audit.csv", audit_page.planted),
+        "generalise": (config.results_root() / "generalise", generalisation.overview),
+        "headline": (config.results_root(), _markdown_headline),
+        "detectors": (detector.models_folder(), _markdown_detectors),
+    }
+    for name, (source, make) in made.items():
+        if f"<!-- {name} -->" in text and source.exists():
+            text = _between(text, name, make(source))
+    return text
 
 
 def _between(text: str, name: str, block: str) -> str:
@@ -87,7 +101,31 @@ def _markdown_results(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _markdown_detectors() -> str:
+def _markdown_headline(root: Path) -> str:
+    """Return the README's first table: from guessing to the detector that ships."""
+    lines = [
+        "| on CIFAKE | parameters | epochs | minutes of training | test accuracy, 95 % interval |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, models in HEADLINE.items():
+        if not (root / name / report.METRICS).is_file():
+            continue
+        facts = pd.read_csv(root / name / "models.csv")[["model", "epochs"]]
+        table = pd.read_csv(root / name / report.METRICS).merge(facts, on="model", how="left")
+        for row in table.set_index("model").loc[list(models)].reset_index().to_dict("records"):
+            count, epochs = (
+                f"{int(row[key]):,}" if pd.notna(row[key]) else "–"
+                for key in ("parameters", "epochs")
+            )
+            shown = row["model"].replace("_", "\\_")
+            lines.append(
+                f"| {shown} | {count} | {epochs} | {row['seconds'] / 60:.1f} | {row['test']:.3f} "
+                f"({row['test_low']:.3f}–{row['test_high']:.3f}) |"
+            )
+    return "\n".join(lines)
+
+
+def _markdown_detectors(folder: Path) -> str:
     """Return what the cards of the shipped detectors say they measured."""
     lines = [
         "| detector | test split of | accuracy | UNSURE | right if sure | photographs called FAKE, "

@@ -51,7 +51,7 @@ def write(results: Path | None = None) -> Path | None:
 
 
 def markdown(folder: Path) -> str:
-    """Return the written table for the README.
+    """Return the written table for a page of docs.
 
     Args:
         folder: ``results/recipes``.
