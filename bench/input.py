@@ -102,6 +102,8 @@ def cold(tree: Path, way: str) -> None:
     """Print images and seconds of one way's first pass."""
     import tensorflow as tf
 
+    from w207lib import pipeline  # noqa: F401
+    from w207lib.nets import augmentation  # noqa: F401
     from w207lib.reading import importing  # noqa: F401
 
     tf.constant(0) + 1

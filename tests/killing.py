@@ -34,11 +34,14 @@ NURSERY = """
 import json, os, sys
 import sitecustomize
 if sys.argv[1] == "network":  # once for all: it takes longer than the commands here
-    from w207lib import devices, epochs, train, tune
+    from w207lib import train, tune
+    from w207lib.machine import devices
+    from w207lib.nets import epochs
     devices.quiet_keras()
     import keras_tuner
     tune.SPACE.update(filters_1=[4, 8], filters_2=[4, 8], dense_layer_units=[8, 16])
-from w207lib import cli, cli_data, cli_publish, cli_run, cli_train
+from w207lib import cli
+from w207lib.commands import cli_data, cli_publish, cli_run, cli_train
 print("ready", flush=True)
 for line in sys.stdin:
     given = json.loads(line)

@@ -354,7 +354,9 @@ SPREAD = """
 import json, sys
 from pathlib import Path
 import pandas as pd
-from w207lib import accelerators, config, datasets, devices, epochs, models, pipeline, train, tune
+from w207lib import config, datasets, models, pipeline, train, tune
+from w207lib.machine import accelerators, devices
+from w207lib.nets import epochs
 given = json.loads(sys.argv[1])
 root = Path(given["root"])
 data = pipeline.Data(

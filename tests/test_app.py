@@ -244,7 +244,7 @@ CROWD = """
 import io, resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
-from w207lib import detector, uploads
+from w207lib import detector; from w207lib.pages import uploads
 made, buffer = detector.load(), io.BytesIO()
 Image.new("RGBA", (7000, 7000)).save(buffer, "png", compress_level=1)
 data = buffer.getvalue()
@@ -429,7 +429,7 @@ def test_the_map_is_orange_for_fake_blue_for_real_and_grey_for_nothing():
 
 def test_the_page_loads_no_network_library():
     code = (
-        "import sys; from w207lib import app, serve; "
+        "import sys; from w207lib import app; from w207lib.pages import serve; "
         "print([m for m in ('tensorflow', 'keras', 'torch', 'jax') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

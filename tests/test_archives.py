@@ -115,7 +115,7 @@ def test_a_tars_members_are_forgotten_one_by_one(tmp_path):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from w207lib import archives
+from w207lib.reading import archives
 unit = 1 if sys.platform == "darwin" else 1024
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 before = peak()

@@ -30,7 +30,7 @@ def fake_cpu(monkeypatch, *sets):
 def test_keras_comes_quietly_and_once():
     """Not a line on either stream, from import to a first computation, and no import before."""
     code = (
-        "import sys; from w207lib import devices, doctor; "
+        "import sys; from w207lib.machine import devices, doctor; "
         "assert not {'keras', 'tensorflow'} & set(sys.modules); "
         "k = devices.quiet_keras(); assert k is devices.quiet_keras(); "
         "k.ops.convert_to_numpy(k.ops.ones(2) + 1)"

@@ -72,7 +72,8 @@ def test_a_map_must_fit_its_picture(image, evidence):
 
 def test_the_web_page_can_lay_maps_over_pictures_without_a_network_library():
     source = (
-        "import sys, numpy as np\nfrom w207lib import explain_plots, maps\n"
+        "import sys, numpy as np\nfrom w207lib.metrics import maps\n"
+        "from w207lib.plotting import explain_plots\n"
         "explain_plots.overlay(np.zeros((4, 4, 3), np.uint8), np.eye(4))\n"
         "loaded = {m.split('.')[0] for m in sys.modules}\n"
         "print(loaded & {'tensorflow', 'keras', 'jax', 'torch'})"

@@ -194,7 +194,7 @@ unit = 1 if sys.platform == "darwin" else 1024
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 before = peak()
 rows = list(made.judge(sys.argv[1:]))
-found = [manifest._measure_image(Path(), path)[0]["status"] for path in sys.argv[1:]]
+found = [manifest._measure_image(path, Path(path))[0]["status"] for path in sys.argv[1:]]
 print(peak() - before, *(row["status"] for row in rows), *found)
 """
 
@@ -276,7 +276,7 @@ def test_strange_shapes_get_a_verdict_and_a_manifest_row(made, tmp_path, size, t
     Image.new("RGB", size, "teal").save(path)
     with tally("images", "one pixel, or 30,000 wide") as tried:
         row = judged(made, [path]).iloc[0]
-        facts, counts, _ = manifest._measure_image(tmp_path, "a.png")
+        facts, counts, _ = manifest._measure_image("a.png", tmp_path / "a.png")
         right = row["status"] == "outside" and facts["status"] == "ok"
         tried(survived=right)
     assert right and (facts["width"], facts["height"]) == size and sum(counts) == size[0] * size[1]
@@ -291,7 +291,7 @@ def test_a_file_that_is_too_large_is_not_read(made, tmp_path, tally):
         row = judged(made, [path]).iloc[0]
         tried(survived=row["status"] == "unreadable")
     assert row["reason"] == "corrupted: more than 1 GiB"
-    assert manifest._measure_image(tmp_path, "a.png")[0]["reason"] == "more than 1 GiB"
+    assert manifest._measure_image("a.png", tmp_path / "a.png")[0]["reason"] == "more than 1 GiB"
 
 
 # --- what a file says about itself -------------------------------------------------------
@@ -366,7 +366,7 @@ def test_deep_grey_clear_and_print_pictures_become_rgb(made, tmp_path, tally):
     table = judged(made, [tmp_path / name for name in files])
     with tally("images", "16 bits, CMYK, palette, transparency") as tried:
         for name, status in zip(files, table["status"], strict=True):
-            facts = manifest._measure_image(tmp_path, name)[0]
+            facts = manifest._measure_image(name, tmp_path / name)[0]
             right = status != "unreadable" and facts["status"] == "ok"
             tried(survived=right)
             assert right, name

@@ -9,7 +9,7 @@ from w207lib.running import locks
 
 HOLD = """
 import sys, time
-from w207lib import locks
+from w207lib.running import locks
 with locks.locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -175,7 +175,8 @@ def test_camera_sizes_are_read(home, tmp_path, make_tree, width, height):
 
 CHILD = """
 import sys, time
-from w207lib import archives, cli, images, manifest
+from w207lib import cli, manifest
+from w207lib.reading import archives, images
 manifest.CHUNK = 3
 manifest.joblib.cpu_count = lambda: 1
 pause = lambda: time.sleep(0.02)

@@ -130,7 +130,8 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(some, apart, monkeypatch)
 
 KILLED = """
 import sys, time
-from w207lib import shards, datasets, manifest
+from w207lib import datasets, manifest
+from w207lib.reading import shards
 real = shards._write
 def slow(*words):
     time.sleep(0.15)

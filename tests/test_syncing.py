@@ -255,7 +255,7 @@ def test_what_does_not_fit_the_disk_is_not_begun(bucket, large, tmp_path, monkey
 
 KILLED = """
 import sys, time
-from w207lib import syncing
+from w207lib.reading import syncing
 syncing.BLOCK = syncing.PART = 5 * 2**20
 syncing.AT_ONCE, syncing.THREADS = 1, 1
 receive, upload = syncing.remote.client, syncing.upload

@@ -208,7 +208,8 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import pandas as pd
-from w207lib import config, datasets, epochs, pipeline, train
+from w207lib import config, datasets, pipeline, train
+from w207lib.nets import epochs
 given = json.loads(sys.argv[1])
 root = Path(given["root"])
 data = pipeline.Data(

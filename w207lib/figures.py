@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from w207lib import config, runs
-from w207lib.plotting import drawings, style
+from w207lib.plotting import drawings, evidence_drawings, style  # noqa: F401  (registers)
 from w207lib.running import provenance  # noqa: F401  (registers)
 
 DPI = 150

@@ -25,7 +25,10 @@ from w207lib.running.network_costs import Cost, Network
 log = logging.getLogger(__name__)
 KERNEL = 2.5
 """Seconds that papermill takes to start and end a kernel that does nothing."""
-START = "from w207lib import plots, style, train, tune; train.quiet_keras()"
+START = (
+    "from w207lib import plots, train, tune; from w207lib.plotting import style; "
+    "train.quiet_keras()"
+)
 
 
 def _once(method):
