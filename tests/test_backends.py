@@ -28,9 +28,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from w207lib import (
-    attacks, config, datasets, devices, epochs, explain, models, pipeline, predict, robustness,
-    runs, train, tune,
+    config, datasets, explain, models, pipeline, predict, robustness, runs, train, tune,
 )
+from w207lib.machine import devices
+from w207lib.nets import attacks, epochs
 given = json.loads(sys.argv[1])
 root, folder = Path(given["root"]), Path(given["folder"])
 data = pipeline.Data(

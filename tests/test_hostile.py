@@ -493,7 +493,7 @@ if os.geteuid() == 0:
     os.seteuid(65534)
 for name in ("b.png", "shut/c.png"):
     print(*(row["reason"] for row in made.judge([folder / name])))
-    print(manifest._measure_image(folder, name)[0]["reason"])
+    print(manifest._measure_image(name, folder / name)[0]["reason"])
 print(*(row["status"] for row in made.judge([folder / "a.png"])))
 """
 

@@ -190,7 +190,8 @@ def test_a_damaged_download_is_found_and_fetched_again(bucket, large, tmp_path, 
 def test_a_damaged_upload_is_found(bucket, parts, tmp_path, monkeypatch, tally, size):
     def damaged(path, target, **rest):
         spoilt = tmp_path / "spoilt"
-        spoilt.write_bytes(b"x" + (tmp_path / "good").read_bytes()[1:])
+        good = (tmp_path / "good").read_bytes()
+        spoilt.write_bytes(bytes([good[0] ^ 1]) + good[1:])
         put(str(spoilt), target, **rest)
 
     put = bucket.put_file
