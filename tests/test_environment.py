@@ -244,21 +244,26 @@ def test_run_ends_with_the_sixth_notebook_and_run_all_with_the_last(
     assert calls == [["w207", "run", "--profile", "sample", *words, "--resume"]]
 
 
-@pytest.mark.parametrize("statuses", [(0, 0), (2, 0), (0, 3)])
-def test_where_there_is_room_the_notebooks_run_beside_the_tests(make, monkeypatch, capfd, statuses):
+def stand_in(make, monkeypatch, script):
+    """Let a shell script be the environment's Python, where there is one notebook and room."""
     notebooks = Path(make.ROOT, "notebooks")
     notebooks.mkdir()
     (notebooks / "01_a.ipynb").write_text("{}")
-    script = Path(make.ROOT, "python")
-    script.write_text(
-        "#!/bin/sh\n"
-        f"case $3 in tests) echo tests end; exit {statuses[0]};; esac\n"
-        f"echo notebooks in $W207_RUNS; exit {statuses[1]}\n"
-    )
-    script.chmod(0o755)
-    monkeypatch.setattr(make, "PYTHON", str(script))
+    python = Path(make.ROOT, "python")
+    python.write_text("#!/bin/sh\n" + script)
+    python.chmod(0o755)
+    monkeypatch.setattr(make, "PYTHON", str(python))
     monkeypatch.setattr(make, "ensure", lambda *extras: None)
     monkeypatch.setattr(make, "has_room_for_two", lambda: True)
+
+
+@pytest.mark.parametrize("statuses", [(0, 0), (2, 0), (0, 3)])
+def test_where_there_is_room_the_notebooks_run_beside_the_tests(make, monkeypatch, capfd, statuses):
+    stand_in(
+        make, monkeypatch,
+        f"case $3 in tests) echo tests end; exit {statuses[0]};; esac\n"
+        f"echo notebooks in $W207_RUNS; exit {statuses[1]}\n"
+    )  # fmt: skip
     assert make.main(["test"]) == max(statuses)
     said = capfd.readouterr().out
     assert "tests end" in said and "notebooks in " in said
@@ -270,19 +275,11 @@ def test_where_there_is_room_the_notebooks_run_beside_the_tests(make, monkeypatc
 def test_after_ctrl_c_the_notebooks_end_by_themselves_and_say_what_they_found(
     make, monkeypatch, capfd
 ):
-    notebooks = Path(make.ROOT, "notebooks")
-    notebooks.mkdir()
-    (notebooks / "01_a.ipynb").write_text("{}")
-    script = Path(make.ROOT, "python")
-    script.write_text(
-        "#!/bin/sh\n"
+    stand_in(
+        make, monkeypatch,
         "case $3 in tests) exit 0;; esac\n"  # the notebooks are waited for alone
         "sleep 0.5; kill -INT $PPID; sleep 0.5; echo two notebooks passed; exit 2\n"
-    )
-    script.chmod(0o755)
-    monkeypatch.setattr(make, "PYTHON", str(script))
-    monkeypatch.setattr(make, "ensure", lambda *extras: None)
-    monkeypatch.setattr(make, "has_room_for_two", lambda: True)
+    )  # fmt: skip
     assert make.main(["test"]) == 2
     assert "two notebooks passed" in capfd.readouterr().out
 
