@@ -7,6 +7,9 @@ from sklearn.model_selection import GroupShuffleSplit
 
 from w207lib.manifest import usable
 
+_DRAWS = 100
+"""A draw of a few unequal groups can miss a class: so many are tried, the first whole one taken."""
+
 
 def assign(
     manifest: pd.DataFrame, *, validation_fraction: float, test_fraction: float = 0.2, seed: int
@@ -68,7 +71,9 @@ def _draw(table: pd.DataFrame, split: str, fraction: float, seed: int) -> None:
             f"{train['group'].nunique()} group(s) of usable images cannot be divided into train "
             f"and {split}; expected at least 2. Give more images."
         )
-    drawn = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
-    _, chosen = next(drawn.split(train, groups=train["group"]))
+    draws = GroupShuffleSplit(_DRAWS, test_size=fraction, random_state=seed)
+    for rest, chosen in draws.split(train, groups=train["group"]):
+        if all(train["class_name"].iloc[part].nunique() > 1 for part in (rest, chosen)):
+            break
     groups = set(train["group"].iloc[chosen])
     table.loc[(table["split"] == "train") & table["group"].isin(groups), "split"] = split

@@ -176,6 +176,12 @@ th:first-child, td:first-child {{ text-align: left; }}
 .card img {{ width: 100%; height: 11rem; object-fit: contain; background: #fff; }}
 .card h2 {{ font-size: 1.05rem; margin: .6rem 0 .2rem; }}
 .card p, footer {{ color: #5a6475; font-size: .9rem; margin: .3rem 0; }}
+@media (prefers-color-scheme: dark) {{
+  body {{ color: #e4e8ef; background: #14171d; color-scheme: dark; }}
+  th, td, .card {{ border-color: #39414f; }}
+  .card p, footer {{ color: #a9b2c2; }}
+  .card img {{ border-radius: .3rem; }}
+}}
 </style></head><body>
 <h1>Photograph or generated?</h1>
 <p>Profile <b>{profile}</b>. Accuracies, with the 95 % interval of the test split's.</p>
