@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 VARIABLE = "W207_RELIABILITY"
-"""Names the CSV file to write; `make test-full` sets it."""
+"""Names the CSV file to write to; `make test-full` sets it."""
 COLUMNS = ("part", "fault", "tried", "survived", "lost")
 
 _counts: dict[tuple[str, str], Counter] = {}
@@ -46,12 +46,18 @@ def tally(part: str, fault: str):
 
 
 def write() -> None:
-    """Write the sums to the file that the variable names; do nothing where it names none."""
-    path = os.environ.get(VARIABLE)
-    if not path or not _counts:
+    """Write the sums to the file that the variable names; do nothing where it names none.
+
+    Faults that the file has and this session did not try keep their rows, so that a run of
+    hours can be made in parts.
+    """
+    if not os.environ.get(VARIABLE) or not _counts:
         return
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(COLUMNS)
-        for (part, fault), counts in sorted(_counts.items()):
-            rows.writerow((part, fault, *(counts[name] for name in COLUMNS[2:])))
+    path, rows = Path(os.environ[VARIABLE]), {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {tuple(row[:2]): row for row in list(csv.reader(file))[1:]}
+    for key, counts in _counts.items():
+        rows[key] = [*key, *(counts[name] for name in COLUMNS[2:])]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *(rows[k] for k in sorted(rows))])

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import ledger
 import pandas as pd
 import pytest
 
@@ -91,3 +92,19 @@ def test_the_page_of_faults_says_what_the_last_full_run_counted(load):
         pytest.skip("no full run is kept yet")
     stored = page.PAGE.read_text(encoding="utf-8")
     assert page.filled(stored, pd.read_csv(page.RESULTS)) == stored
+
+
+def test_a_part_of_a_full_run_replaces_its_own_rows_and_leaves_the_others(monkeypatch, tmp_path):
+    monkeypatch.setattr(ledger, "_counts", {})
+    monkeypatch.setenv(ledger.VARIABLE, str(tmp_path / "table.csv"))
+    for fault, tries in (("killed", 1), ("full, disk", 2), ("killed", 3)):
+        ledger._counts.clear()
+        with ledger.tally("processes", fault) as tried:
+            for number in range(tries):
+                tried(survived=number > 0)
+        ledger.write()
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table.to_dict("records") == [
+        {"part": "processes", "fault": "full, disk", "tried": 2, "survived": 1, "lost": 0},
+        {"part": "processes", "fault": "killed", "tried": 3, "survived": 2, "lost": 0},
+    ]
