@@ -274,8 +274,9 @@ def test_where_no_scheduler_answers_a_sentence_says_so(monkeypatch, capsys, tmp_
 @pytest.mark.slow
 def test_a_scheduler_without_workers_or_with_strangers_is_told(home, tmp_path, monkeypatch):
     own = Cluster(tmp_path)
-    (tmp_path / "other/w207lib").mkdir(parents=True)
-    (tmp_path / "other/w207lib/__init__.py").touch()
+    for package in ("other/w207lib", "other/w207lib/running"):  # another release's, say
+        (tmp_path / package).mkdir(parents=True)
+        (tmp_path / package / "__init__.py").touch()
     try:
         with monkeypatch.context() as patch:
             patch.setattr(parallel, "TIMEOUT", 1)
