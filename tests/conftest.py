@@ -40,7 +40,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the backgrou
 @pytest.fixture(autouse=True)
 def undisturbed(monkeypatch):
     """No test sees a run that is going on around it, or writes into another test's log."""
-    for name in (runs.RUN_VARIABLE, runs.RESUME_VARIABLE):
+    for name in (runs.RUN_VARIABLE, runs.RESUME_VARIABLE, runs.NOTEBOOK_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     logger = logging.getLogger("w207lib")
     before = list(logger.handlers)

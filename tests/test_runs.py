@@ -165,7 +165,7 @@ def test_a_kill_while_one_run_replaces_another_loses_neither(tmp_path, contents,
     monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
     assert second.kept() and os.listdir(tmp_path) == ["a"]
     os.replace(tmp_path / "a", tmp_path / ".a.999999999.old")
-    runs.drop_partials(tmp_path)
+    runs.drop_partials(tmp_path, [])
     assert os.listdir(tmp_path) == ["a"]
 
 
@@ -184,13 +184,19 @@ def test_a_whole_folder_is_kept_only_by_a_resumed_run_of_the_same_configuration(
     assert not run.kept()
 
 
-def test_partial_folders_are_dropped_at_any_depth_and_whole_ones_stay(tmp_path):
-    partial = runs.RunFolder(tmp_path / "models" / "a", {"x": 1}).open()
-    whole = runs.RunFolder(tmp_path / "models" / "b", {"x": 1})
-    whole.open()
+def test_what_the_notebooks_left_unfinished_is_dropped_and_all_else_stays(tmp_path, monkeypatch):
+    def begin(name, notebook):
+        monkeypatch.setenv(runs.NOTEBOOK_VARIABLE, notebook)
+        run = runs.RunFolder(tmp_path / "models" / name, {"x": 1})
+        run.open()
+        return run
+
+    whole = begin("whole", "04")
     whole.finish()
-    runs.drop_partials(tmp_path)
-    assert not partial.exists() and whole.path.is_dir()
+    own, others, commands = (begin(*of).partial for of in (("a", "04"), ("b", "05"), ("c", "")))
+    runs.drop_partials(tmp_path, ["03", "04"])
+    assert not own.exists() and others.is_dir() and commands.is_dir() and whole.path.is_dir()
+    assert os.listdir(whole.path) == ["config.json"]
 
 
 # --- the log of test scorings --------------------------------------------------------------

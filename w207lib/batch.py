@@ -78,7 +78,7 @@ def run(
     with locks.locked(root), runs.logged(root), _environment(variables), signals.stoppable():
         before = _read_summary(root)
         if not resume:
-            runs.drop_partials(root)
+            runs.drop_partials(root, [notebook.number for notebook in notebooks])
             for notebook in notebooks:
                 before.pop(notebook.number, None)
         summary = {
@@ -233,7 +233,8 @@ def _is_whole(row: dict, old: dict) -> bool:
 def _run_one(notebook: Notebook, row: dict, begun: float) -> None:
     """Execute a notebook and write into its row what came of it, since a monotonic time."""
     try:
-        _execute(notebook, row["parameters"], Path(row["output"]))
+        with _environment({runs.NOTEBOOK_VARIABLE: notebook.number}):
+            _execute(notebook, row["parameters"], Path(row["output"]))
     except Exception as error:  # whatever a notebook raises: the others shall go on
         _end(row, "failed", begun, **failures.describe(error, Path(row["output"])))
     else:

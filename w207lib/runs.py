@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Collection
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ TEST_LOG = "test_scorings.jsonl"
 LOG = "run.log"
 RUN_VARIABLE = "W207_RUN"
 RESUME_VARIABLE = "W207_RESUME"
+NOTEBOOK_VARIABLE = "W207_NOTEBOOK"
+_MAKER = ".notebook.partial"
 
 
 def digest(value) -> str:
@@ -222,6 +225,8 @@ class RunFolder:
         """Make the partial folder, or return the one that is there."""
         self.partial.mkdir(parents=True, exist_ok=True)
         _put_back(self.path)
+        if notebook := os.environ.get(NOTEBOOK_VARIABLE):
+            (self.partial / _MAKER).write_text(notebook, encoding="utf-8")
         write_json(self.partial / "config.json", self.configuration)
         return self.partial
 
@@ -246,12 +251,19 @@ def _put_back(path: Path) -> None:
             os.replace(old, path)
 
 
-def drop_partials(root: Path) -> None:
-    """Remove what interrupted trainings left below ``root``, so that the next start afresh."""
+def drop_partials(root: Path, notebooks: Collection[str]) -> None:
+    """Remove what interrupted trainings of some notebooks left, so that the next start afresh.
+
+    Args:
+        root: The run's folder.
+        notebooks: Numbers, such as ``04``. What other notebooks, or commands, left unfinished
+            in the folder stays.
+    """
     for old in sorted(Path(root).glob("**/.*.old")):
         _put_back(old.with_name(old.name[1:].rsplit(".", 2)[0]))
     for path in sorted(Path(root).glob("**/.*.partial")):
-        if path.is_dir():
+        maker = path / _MAKER
+        if maker.is_file() and maker.read_text(encoding="utf-8") in notebooks:
             shutil.rmtree(path, ignore_errors=True)
 
 
