@@ -169,6 +169,14 @@ def test_a_folder_needs_no_import_and_is_not_written_to(pictures, tmp_path, monk
     assert audit.audit(dataclasses.replace(dataset), processes=1).numbers["images"] == 20
 
 
+def test_an_audit_written_over_another_keeps_no_leak_of_it(clean, faulty, tmp_path):
+    audit_page.write(faulty[0], tmp_path)
+    assert audit_page.leaked_paths(tmp_path)
+    (tmp_path / "probes.png").touch()
+    audit_page.write(clean, tmp_path)
+    assert audit_page.leaked_paths(tmp_path) == [] and (tmp_path / "probes.png").is_file()
+
+
 def test_a_set_without_a_readable_image_still_has_a_page(tmp_path):
     for path in ("REAL/a.jpg", "REAL/b.jpg", "FAKE/c.jpg"):
         (tmp_path / "set" / path).parent.mkdir(parents=True, exist_ok=True)

@@ -155,6 +155,20 @@ def test_a_way_of_storing_that_one_class_alone_has_is_told(table, files, severit
     assert only(data_checks.one_class_storage(mixed)).severity == "fine"
 
 
+@pytest.mark.parametrize("photographs", [100, 1000])
+def test_a_small_class_does_not_make_every_way_of_storing_the_other_ones(photographs):
+    """Widths drawn without regard to class: nearly all files of each are fakes, as in all."""
+    draw = np.random.default_rng(207)
+    names = ["FAKE"] * 4000 + ["REAL"] * photographs
+    facts = pd.DataFrame({"path": map(str, range(len(names))), "split": "", "class_name": names})
+    facts = facts.assign(format="JPEG", mode="RGB", width=draw.integers(200, 300, len(names)),
+                         height=64, tables=draw.choice(list("abc"), len(names)), subsampling="",
+                         exif=False, profile=False, progressive=False)  # fmt: skip
+    assert only(data_checks.one_class_storage(facts)).severity == "fine"
+    facts.loc[facts["class_name"] == "REAL", "format"] = "PNG"
+    assert only(data_checks.one_class_storage(facts)).severity == "severe"
+
+
 def test_classes_of_other_size_are_told():
     facts = pd.DataFrame({"class_name": ["REAL", "FAKE"] * 5, "width": [100, 112] * 5,
                           "height": [120, 300] * 5})  # fmt: skip

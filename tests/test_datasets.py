@@ -65,7 +65,9 @@ def test_usual_names_are_known_and_the_alphabet_never_decides(tmp_path, make_tre
 )  # fmt: skip
 def test_splits_are_named_by_a_folder_above_or_below_the_class(tmp_path, make_tree, folder, split):
     make_tree(tmp_path, {f"{folder}/REAL": 1, f"FAKE/{folder}": 1})
-    assert find(tmp_path)["split"].tolist() == [split, split]
+    found = find(tmp_path)
+    assert found["split"].tolist() == [split, split]
+    assert found["generator"].tolist() == ["unknown" if split else "other", "real"]
 
 
 def test_a_folder_below_fake_names_the_generator_and_below_real_nothing(tmp_path, make_tree):

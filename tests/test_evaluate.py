@@ -106,6 +106,15 @@ def test_thresholds_gives_each_model_its_own():
     assert chosen == pytest.approx({"low": 0.15, "high": 0.85})
 
 
+def test_models_may_be_called_by_numbers():
+    tables = [
+        predictions([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], split=split, model=number)
+        for number in (1, 2)
+        for split in ("validation", "test")
+    ]
+    assert evaluate.score(pd.concat(tables))["model"].unique().tolist() == [1, 2]
+
+
 # --- metrics -----------------------------------------------------------------------------
 
 

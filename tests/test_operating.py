@@ -178,3 +178,9 @@ def test_object_class_reads_the_number_in_the_brackets():
         operating.OBJECTS[1:]
     )
     assert operating.object_class([]).empty
+
+
+def test_numbers_of_other_data_sets_name_no_object():
+    assert operating.object_class(["mine/FAKE/12.jpg", "mine/REAL/0001.png"]).tolist() == ["", ""]
+    mixed = ["cifake/test/REAL/0 (2).jpg", "test/FAKE/gan/00012.jpg"]
+    assert operating.object_class(mixed).tolist() == ["automobile", ""]

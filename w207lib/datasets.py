@@ -258,12 +258,13 @@ def _class_by_glob(path: str, dataset: Dataset) -> str | None:
 
 
 def _class_of(folder: PurePosixPath) -> tuple[str | None, str]:
-    """Return the class that the deepest class folder names, and the folder right below it."""
+    """Return the class of the deepest class folder, and the folder below it, a split's left out."""
     parts = folder.parts
     for depth in range(len(parts) - 1, -1, -1):
         for class_name, known in CLASS_FOLDERS.items():
             if _normal(parts[depth]) in known:
-                return class_name, parts[depth + 1] if depth + 1 < len(parts) else ""
+                below = (part for part in parts[depth + 1 :] if _normal(part) not in SPLIT_FOLDERS)
+                return class_name, next(below, "")
     return None, ""
 
 

@@ -57,13 +57,16 @@ def write(done: Audit, folder: Path) -> list[Path]:
 
     Args:
         done: The audit.
-        folder: Where to; made if it is not there. Other files in it stay.
+        folder: Where to; made if it is not there. Other files in it stay,
+            but for a former audit's.
 
     Returns:
         The files: ``audit.md``, ``audit.json``, a CSV file a table, and ``rows_CHECK.csv``.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("rows_*.csv"):  # of a former audit, which found something else
+        old.unlink()
     files = [runs.write_json(folder / NUMBERS, as_json(done))]
     for name, table in done.tables.items():
         files.append(runs.write_table(folder / f"{name}.csv", table.round(6)))

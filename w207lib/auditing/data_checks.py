@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 import pandas as pd
+from scipy.stats import binom
 
 from w207lib.auditing import duplicates
 from w207lib.auditing.findings import Finding
@@ -30,7 +31,9 @@ STORAGE = ("format", "mode", "width", "height", "tables", "subsampling", "exif",
            "progressive")  # fmt: skip
 ONE_CLASS, ONE_CLASS_FILES = 0.95, 20
 """A way of storing with so many files, so large a share of them of one class, belongs to it:
-twenty files of one kind fall into one class by chance in two of a million cases."""
+twenty files of one kind fall into one of two equal classes by chance in two of a million cases."""
+CHANCE = 1e-6
+"""Such files must not be likelier than this where classes are drawn at their shares of the data."""
 SIZE_RATIO = 1.1
 """Ratio of the classes' median sides from which they are scaled differently."""
 
@@ -255,7 +258,9 @@ def one_class_storage(facts: pd.DataFrame) -> list[Finding]:
         for value, row in counts.iterrows():
             name, n = row.idxmax(), int(row.sum())
             share = row[name] / of_class[name]
-            if n >= ONE_CLASS_FILES and row[name] >= ONE_CLASS * n and n < 0.95 * len(facts):
+            chance = binom.sf(row[name] - 1, n, of_class[name] / len(facts))
+            many = n >= ONE_CLASS_FILES and chance < CHANCE
+            if many and row[name] >= ONE_CLASS * n and n < 0.95 * len(facts):
                 title = f"{fact} {value}: {row[name]:,} of {n:,} files are {name}"
                 found.append((share, title, facts[values == value]))
     if not found:

@@ -27,7 +27,7 @@ POINT_COLUMNS = (
     "accuracy", "accuracy_low", "accuracy_high",
     "false_alarms", "false_alarms_low", "false_alarms_high", "oracle_recall_fake",
 )  # fmt: skip
-_NUMBERED = re.compile(r"\d+(?: ?\((\d+)\))?\.(?:jpe?g|png)", re.IGNORECASE)
+_NUMBERED = re.compile(r"\d{1,4}(?: ?\((\d+)\))?\.(?:jpe?g|png)", re.IGNORECASE)
 
 
 def operating_points(
@@ -155,10 +155,13 @@ def object_class(paths: Iterable[str]) -> pd.Series:
 
     Returns:
         str ``(len(paths),)``, named ``object``, with the index of ``paths`` if it is a Series;
-        empty where a file's name does not fit.
+        empty where a file's name does not fit, and everywhere where no name has brackets: then
+        the numbers are of somebody else's.
     """
     index = paths.index if isinstance(paths, pd.Series) else None
     names = [_object(str(path)) for path in paths]
+    if not set(names) & set(OBJECTS[1:]):
+        names = [""] * len(names)
     return pd.Series(names, index=index, name="object", dtype="str")
 
 

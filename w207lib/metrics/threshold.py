@@ -72,8 +72,7 @@ def thresholds(predictions: pd.DataFrame) -> dict[str, float]:
     """
     check_predictions(predictions)
     return {
-        str(model): choose_threshold(rows)
-        for model, rows in predictions.groupby("model", sort=False)
+        model: choose_threshold(rows) for model, rows in predictions.groupby("model", sort=False)
     }
 
 
