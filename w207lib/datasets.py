@@ -261,17 +261,21 @@ def _class_of(folder: PurePosixPath) -> tuple[str | None, str]:
     """Return the class of the deepest class folder, and the folder below it, a split's left out."""
     parts = folder.parts
     for depth in range(len(parts) - 1, -1, -1):
-        for class_name, known in CLASS_FOLDERS.items():
-            if _normal(parts[depth]) in known:
-                below = (part for part in parts[depth + 1 :] if _normal(part) not in SPLIT_FOLDERS)
-                return class_name, next(below, "")
+        if class_name := class_meant(parts[depth]):
+            below = (part for part in parts[depth + 1 :] if _normal(part) not in SPLIT_FOLDERS)
+            return class_name, next(below, "")
     return None, ""
+
+
+def class_meant(name: str) -> str | None:
+    """Return the class that a folder of this name holds, ``REAL`` or ``FAKE``; None for neither."""
+    plain = _normal(name)
+    return next((meant for meant, known in CLASS_FOLDERS.items() if plain in known), None)
 
 
 def class_folder(folder: PurePosixPath) -> str:
     """Return the folder name in a path that names a class; empty where none does."""
-    known = set().union(*CLASS_FOLDERS.values())
-    return next((part for part in reversed(folder.parts) if _normal(part) in known), "")
+    return next((part for part in reversed(folder.parts) if class_meant(part)), "")
 
 
 def _split_of(folder: PurePosixPath) -> str:

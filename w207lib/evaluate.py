@@ -10,7 +10,7 @@ photograph; rows of one group are then not counted as independent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -74,7 +74,7 @@ def score(
     limits = _limits(predictions, threshold)
     rows = []
     for key, table in predictions.groupby(list(KEYS), sort=False):
-        for value, part in _parts(table, by):
+        for value, part in parts(table, by):
             extra = {} if by is None else {by: value}
             rows.append(dict(zip(KEYS, key, strict=True)) | extra | _measure(part, limits[key[0]]))
     columns = [*KEYS, *([by] if by else []), *METRIC_COLUMNS]
@@ -107,8 +107,16 @@ def _checked(threshold: float) -> float:
     return float(threshold)
 
 
-def _parts(table: pd.DataFrame, by: str | None):
-    """Yield each value of ``by`` with its rows; for generators, with all photographs too."""
+def parts(table: pd.DataFrame, by: str | None) -> Iterator[tuple[object, pd.DataFrame]]:
+    """Yield each value of a column with its rows; for ``generator``, with all photographs too.
+
+    Args:
+        table: Predictions.
+        by: The column; None for all rows, once, under None.
+
+    Yields:
+        Value and rows, in the order of appearance.
+    """
     if by is None:
         yield None, table
     elif by == "generator":

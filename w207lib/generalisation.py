@@ -125,8 +125,7 @@ def run(
 
     Yields:
         Each training's name and run folder, when it is finished. Afterwards the run's folder
-        holds ``predictions.parquet`` (validation and test of all), ``trainings.csv`` and
-        ``matrix.csv``.
+        holds ``trainings.csv``, ``matrix.csv`` and ``false_alarms.csv``.
 
     Raises:
         ValueError: A name is unknown, or as ``trainings`` and ``train.fit``.

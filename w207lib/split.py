@@ -23,7 +23,8 @@ def assign(
     Args:
         manifest: After ``clean.mark``.
         validation_fraction: Share of train's groups, between 0 and 1.
-        test_fraction: Share of all groups, used only where the data brings no test split.
+        test_fraction: Share of all groups (of train's, where the data brings a validation
+            split), used only where the data brings no test split.
         seed: Seed of the draw.
 
     Returns:

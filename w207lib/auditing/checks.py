@@ -125,7 +125,7 @@ def class_order(class_names: Sequence[str]) -> Finding:
         class_names: Folder names in the order in which the loader numbers them; Keras sorts
             them by alphabet.
     """
-    meaning = [_meaning(name) for name in class_names]
+    meaning = [datasets.class_meant(name) for name in class_names]
     numbered = ", ".join(f"{number} = {name}" for number, name in enumerate(class_names))
     if meaning == list(CLASS_NAMES):
         return Finding("class_order", "fine", numbered, "")
@@ -310,11 +310,6 @@ def figures_agree(reported: Mapping[str, float | str], n_0: int, n_1: int) -> Fi
         "figures_agree", "warning", title, "At least one figure was copied or computed wrongly.",
         "Let the table be made by the code that made the predictions, and quote the table.",
     )  # fmt: skip
-
-
-def _meaning(name: str) -> str | None:
-    plain = name.lower().replace(" ", "_").replace("-", "_")
-    return next((kind for kind, known in datasets.CLASS_FOLDERS.items() if plain in known), None)
 
 
 def _images(batch) -> np.ndarray:

@@ -74,8 +74,8 @@ def run(
         seed: Seed of folds, forests and of the rows that are drawn from many.
 
     Returns:
-        One row a probe: ``probe, auroc, low, high, n, groups``. NaN where there are fewer than
-        ``LEAST_PER_CLASS`` groups of a class.
+        One row a probe: ``probe, auroc, low, high, n, groups``. NaN where a class has
+        fewer than ``LEAST_PER_CLASS`` groups and one (it or the other) fewer rows, too.
     """
     at = _draw(facts, seed)
     rows = facts.iloc[at]

@@ -32,7 +32,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom, norm, rankdata, t
+from scipy.stats import binom, norm, t
 
 from w207lib.metrics import intervals
 from w207lib.metrics.threshold import choose_threshold, found
@@ -270,7 +270,7 @@ def _auc(fake: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> 
     """Return both AUCs, b − a with its limits, and the p of DeLong's paired test."""
     if fake.all() or not fake.any():
         return (np.nan,) * 6
-    places = [_placements(fake, score) for score in (a, b)]
+    places = [intervals.placements(fake, score) for score in (a, b)]
     areas = [float(place[fake].mean()) for place in places]
     gain = places[1] - places[0]
     difference, count = areas[1] - areas[0], int(groups.max()) + 1
@@ -288,14 +288,6 @@ def _auc(fake: np.ndarray, a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> 
     half = spread.ppf(0.975) * error
     p = float(2 * spread.sf(abs(difference) / error))
     return (*areas, difference, max(-1.0, difference - half), min(1.0, difference + half), p)
-
-
-def _placements(fake: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Return, for each row, the share of the other class that it is on the right side of."""
-    ranks, place = rankdata(score), np.empty(len(score))
-    place[fake] = (ranks[fake] - rankdata(score[fake])) / (~fake).sum()
-    place[~fake] = 1 - (ranks[~fake] - rankdata(score[~fake])) / fake.sum()
-    return place
 
 
 def _note(count: int, n: int, gain: np.ndarray, groups: np.ndarray) -> str:

@@ -104,6 +104,23 @@ def proportion(hits: np.ndarray, groups: np.ndarray) -> Interval:
     return _wider(p, independent, _on_logit(p, _jackknife(change), t.ppf(_TAIL, count - 1)))
 
 
+def placements(fake: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Return the share of the other class that each row is on the right side of.
+
+    Args:
+        fake: bool ``(N,)``; both classes are there.
+        score: float ``(N,)``, higher for FAKE; ties count one half.
+
+    Returns:
+        float ``(N,)`` in [0, 1]; its mean over either class is the area under the ROC curve
+        (DeLong and others 1988).
+    """
+    ranks, place = rankdata(score), np.empty(len(score))
+    place[fake] = (ranks[fake] - rankdata(score[fake])) / (~fake).sum()
+    place[~fake] = 1 - (ranks[~fake] - rankdata(score[~fake])) / fake.sum()
+    return place
+
+
 def auc(label: np.ndarray, score: np.ndarray, groups: np.ndarray) -> Interval:
     """Return the interval of the area under the ROC curve.
 
@@ -121,11 +138,7 @@ def auc(label: np.ndarray, score: np.ndarray, groups: np.ndarray) -> Interval:
     n_fake, n_real = int(fake.sum()), int((~fake).sum())
     if not n_fake or not n_real:
         return UNDEFINED
-    # Each row's placement: the share of the other class that it is on the right side of.
-    ranks = rankdata(score)
-    placement = np.empty(len(score))
-    placement[fake] = (ranks[fake] - rankdata(score[fake])) / n_real
-    placement[~fake] = 1 - (ranks[~fake] - rankdata(score[~fake])) / n_fake
+    placement = placements(fake, score)
     area = placement[fake].mean()
 
     _, codes = np.unique(groups, return_inverse=True)

@@ -8,12 +8,12 @@ A metric without rows is NaN. Intervals are 95 % (``intervals`` says how).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from w207lib.evaluate import KEYS
+from w207lib.evaluate import KEYS, parts
 from w207lib.metrics import intervals
 from w207lib.metrics.threshold import thresholds
 from w207lib.schema import FAKE, REAL
@@ -77,7 +77,7 @@ def operating_points(
             few = len(np.unique(units)) < 1 / target - 1e-9
             chosen.append((name, target, _threshold(clean, target), few))
         for key, table in own.groupby(list(KEYS), sort=False):
-            for value, part in _parts(table, by):
+            for value, part in parts(table, by):
                 start = dict(zip(KEYS, key, strict=True)) | ({} if by is None else {by: value})
                 rows += [start | _measure(part, *point) for point in chosen]
     return pd.DataFrame(rows, columns=[*KEYS, *([by] if by else []), *POINT_COLUMNS])
@@ -91,17 +91,6 @@ def _named(false_alarms: Sequence[float]) -> dict[str, float]:
             "such as 0.01 for 1 %."
         )
     return {f"{100 * share:g} %": float(share) for share in false_alarms}
-
-
-def _parts(table: pd.DataFrame, by: str | None) -> Iterator[tuple[object, pd.DataFrame]]:
-    if by is None:
-        yield None, table
-    elif by == "generator":
-        real = table["label"] == REAL
-        for generator in table.loc[~real, by].unique():
-            yield generator, table[real | (table[by] == generator)]
-    else:
-        yield from table.groupby(by, dropna=False)
 
 
 def _allowed(target: float, n_real: int) -> int:
