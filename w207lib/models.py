@@ -357,9 +357,9 @@ RECIPES: dict[str, Recipe] = {
         networks.compact, 32, "sigmoid", 1e-2,
         "ours: seven convolutions, pooled before they are normed",
         optimizer="muon", scaling="[-1, 1]", schedule="cosine",
-        augment={"horizontal_flip": True, "blur": 0.5},
+        augment={"horizontal_flip": True, "blur": 0.5, "jitter": 0.0625, "erase": 0.25},
         options={"filters": (24, 64, 128)}, residual=True, mirror=True,
-        pace={"epochs": 24, "batch_size": 128},
+        pace={"epochs": 32, "batch_size": 128},
     ),
     "broad": Recipe(
         networks.residual, 32, "sigmoid", 2e-3,
