@@ -63,6 +63,8 @@ Measured by `data/check_sample.py`: trained on `train` without {held}, which cho
 | metadata probe (width, height, aspect, bytes, bytes per pixel), AUROC, 95 % interval over photographs | {metadata:.2f} ({low:.2f}–{high:.2f}) | interval holds 0.5 |
 | low-pass probe (8 × 8 thumbnail), AUROC | {lowpass:.2f} | at most 0.60 |
 
+The low-pass probe's goal is missed. The fakes have less contrast, down to the coarsest structure: thumbnails in grey tell the classes apart as well as those in colour, and their spread alone nearly as well, while an image's mean colour tells nothing. So a part of any accuracy on the sample is contrast, and no trace in fine detail.
+
 Share that the simple CNN (seed {first}) calls FAKE at 0.5: photographs {called_real:.2f}, `autoencoder` {called_autoencoder:.2f}, `diffusion` {called_diffusion:.2f}; in `unseen`: photographs {unseen_real:.2f}, `gan` {unseen_gan:.2f} (AUROC {unseen_auroc:.2f}). The six convolutions: `gan` {best_gan:.2f}, photographs {best_real:.2f} (AUROC {best_auroc:.2f}).
 
 ## What is to be found in `faulty/`

@@ -52,7 +52,17 @@ def test_each_factor_has_a_panel_with_its_levels_and_the_seeds_band(effects):
     assert [t.get_text() for t in first.get_xticklabels()] == ["adam", "sgd"]
     np.testing.assert_allclose(first.containers[0][0].get_ydata(orig=False), [0.8, 0.6])
     band = second.patches[0].get_extents().transformed(second.transData.inverted())
-    assert (band.y0, band.y1) == pytest.approx((0.67, 0.73))
+    assert (band.y0, band.y1) == pytest.approx((0.7 - 0.03 / 2**0.5, 0.7 + 0.03 / 2**0.5))
+
+
+@pytest.mark.parametrize(("apart", "beyond"), [(0.031, True), (0.029, False)])
+def test_both_levels_lie_outside_the_band_where_they_differ_by_two_standard_errors(apart, beyond):
+    """The rule of ``experiments.effects``: of eight trainings a level, the seed's own spread."""
+    levels = pd.DataFrame({"factor": "optimizer", "level": ["adam", "sgd"], "spread": 0.1})
+    levels = levels.assign(accuracy=[0.7 + apart, 0.7], trainings=8, seed_spread=0.03)
+    (ax,) = comparison_plots.plot_effects(levels).axes
+    band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
+    assert [0.7 + apart > band.y1, 0.7 < band.y0] == [beyond] * 2
 
 
 def test_without_repeats_there_is_no_band(effects):

@@ -151,7 +151,9 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
         One row a factor and level that varies: ``factor, level`` (text), ``accuracy``,
         ``spread`` (standard deviation over the trainings), ``trainings``, and
         ``seed_spread``: the standard deviation that the seed alone makes, pooled over all
-        combinations. A difference between levels that is not larger than that says nothing.
+        combinations. Two levels differ by more than luck where they are further apart than two
+        standard errors of their difference, ``2 * seed_spread * sqrt(2 / trainings)``; of eight
+        trainings a level that is ``seed_spread`` itself.
     """
     within = table.groupby(list(FACTORS))["accuracy"].var(ddof=1)
     pooled = float(within.mean() ** 0.5) if within.notna().any() else float("nan")

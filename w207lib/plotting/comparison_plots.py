@@ -56,17 +56,21 @@ def plot_effects(effects: pd.DataFrame) -> Figure:
         effects: From ``experiments.effects``.
 
     Returns:
-        A panel a factor; the grey band is the grand mean ± the standard deviation that another
-        seed makes.
+        A panel a factor: dots are the means of a level's trainings, bars their standard
+        deviation, which holds what the other factors do. The grey band around the grand mean is
+        two standard errors of a difference high, as far as the seed makes them: of two levels
+        that differ by more than luck, as ``experiments.effects`` says, both lie outside.
     """
-    style.require_columns(effects, ("factor", "level", "accuracy", "spread", "seed_spread"))
+    columns = ("factor", "level", "accuracy", "spread", "trainings", "seed_spread")
+    style.require_columns(effects, columns)
     factors = list(effects["factor"].unique())
     figure, axes = style.new_grid(1, len(factors), (3.2 * len(factors) + 0.8, 4.4), sharey=True)
     for ax, factor in zip(axes, factors, strict=True):
         rows = effects[effects["factor"] == factor]
         mean, seed = rows["accuracy"].mean(), rows["seed_spread"].iloc[0]
         if np.isfinite(seed):
-            ax.axhspan(mean - seed, mean + seed, color="lightgrey", zorder=0)
+            error = seed * (2 / rows["trainings"].min()) ** 0.5  # of the difference of two means
+            ax.axhspan(mean - error, mean + error, color="lightgrey", zorder=0)
         ax.errorbar(range(len(rows)), rows["accuracy"], yerr=rows["spread"].fillna(0), fmt="o",
                     color="black", markersize=10, capsize=6)  # fmt: skip
         ax.set_xticks(range(len(rows)), rows["level"])

@@ -312,7 +312,7 @@ def robustness(folder: Path) -> Figure:
 
 @figure("robustness.csv", of_run=True)
 def strengths(folder: Path) -> Figure:
-    """Photographs and fakes told right, against the strength of each change."""
+    """Photographs and fakes classified correctly, against the strength of each change."""
     return _wide(robustness_plots.plot_strengths(_of_network(folder / "robustness.csv")))
 
 

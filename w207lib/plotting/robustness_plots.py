@@ -18,7 +18,7 @@ _MARKERS = ("o", "s", "D", "^", "v", "P")
 
 
 def plot_strengths(table: pd.DataFrame) -> Figure:
-    """Draw how many photographs and fakes are told right, against each change's strength.
+    """Draw the shares classified correctly of each class, against each change's strength.
 
     Dotted are the clean images; the stronger change lies to the right, where there is one side.
 
@@ -57,7 +57,7 @@ def plot_strengths(table: pd.DataFrame) -> Figure:
             ax.invert_xaxis()
         ax.set_xlabel(family.label)
     _as_share(axes[0])
-    figure.supylabel("told right", fontsize=15)
+    figure.supylabel("classified correctly", fontsize=15)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
