@@ -88,13 +88,29 @@ def test_accuracy_against_minutes_shows_every_training_and_every_peer():
         "seconds": [2400.0, float("nan"), float("nan")],
     })  # fmt: skip
     ax = comparison_plots.plot_accuracy_time(trained, peers)
-    dots = {xy for line in ax.lines[:3] for xy in zip(*line.get_data(), strict=True)}
-    assert dots == {(2, 0.94), (5, 0.96), (5.5, 0.961), (40, 0.97)}
+    drawn = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in ax.lines[:3]}
+    assert drawn == {
+        "ours, 2 epochs": [(5, 0.96), (5.5, 0.961)], "small": [(2, 0.94)], "timed": [(40, 0.97)]
+    }  # fmt: skip
+    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == list(drawn)
     assert [line.get_ydata()[0] for line in ax.lines[3:]] == [0.9501, 0.9502]
     names = {text.get_text(): text.xy[1] for text in ax.texts}
-    assert sorted(names) == ["first", "ours, 2 epochs", "second", "small", "timed"]
+    assert sorted(names) == ["first", "second"]
     assert names["second"] - names["first"] > 0.001  # their names do not lie on each other
     low, high = ax.get_xlim()
     assert low < 2 and high > 40
     with pytest.raises(ValueError, match="column.s. ours missing"):
         comparison_plots.plot_accuracy_time(trained.drop(columns="ours"), peers)
+
+
+def test_trainings_of_each_label_have_a_marker_of_their_own():
+    labels = ["w207_simple", "w207_tuned", "bird_lotfi", "deep_vgg", "three_conv", "two_conv"]
+    labels += ["compact, 2 epochs", "compact, 24 epochs", "compact, 90 epochs"]
+    trained = pd.DataFrame({
+        "label": labels * 2, "seconds": 60.0, "accuracy": 0.9,
+        "ours": [name.startswith("compact") for name in labels * 2],
+    })  # fmt: skip
+    peers = pd.DataFrame({"model": ["a", "b"], "accuracy": [0.97, 0.96], "seconds": [99.0, 90.0]})
+    ax = comparison_plots.plot_accuracy_time(trained, peers)
+    markers = [line.get_marker() for line in ax.lines]
+    assert len(markers) == len(set(markers)) == len(labels) + len(peers)
