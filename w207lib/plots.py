@@ -365,7 +365,7 @@ def plot_trials(trials: pd.DataFrame) -> Figure:
     figure, axes = style.new_grid(down, across, size, len(panels), sharey=True)
     best = trials.loc[trials["score"].idxmax()] if trials["score"].notna().any() else None
     for ax, column in zip(axes, panels, strict=True):
-        place = trials[column] if column != "trial" else trials.index + 1
+        place = pd.to_numeric(trials[column])
         ax.plot(place, trials["score"], "o", color=MODEL_COLOURS[1], alpha=0.65)
         if best is not None:
             ax.plot(place[best.name], best["score"], "*", color="black", markersize=20,
