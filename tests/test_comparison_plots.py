@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib.plotting import comparison_plots
+from w207lib.plotting import comparison_plots, drawings
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
 
@@ -74,8 +74,18 @@ def test_histories_stand_side_by_side_on_one_scale():
 def test_confusions_stand_side_by_side():
     table = pd.DataFrame([[9, 1], [2, 8]], index=["REAL", "FAKE"], columns=["REAL", "FAKE"])
     figure = comparison_plots.plot_confusions({name: table for name in "abcd"})
-    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    assert titles == list("abcd")
+    panels = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in panels] == list("abcd")  # and no colour bar
+
+
+def test_the_numbers_of_small_confusions_stay_within_their_cells():
+    table = pd.DataFrame([[1000, 9000], [30, 9970]], index=["REAL", "FAKE"], columns=["a", "b"])
+    figure = comparison_plots.plot_confusions({name: table for name in "abcde"})
+    figure.set_size_inches(drawings.WIDE)
+    figure.canvas.draw()
+    for ax in figure.axes[:5]:
+        cell = ax.get_window_extent().width / 2
+        assert all(text.get_window_extent().width < cell for text in ax.texts)
 
 
 def test_accuracy_against_minutes_shows_every_training_and_every_peer():

@@ -108,7 +108,7 @@ def plot_confusions(confusions: Mapping[str, pd.DataFrame]) -> Figure:
     down = -(-len(confusions) // across)
     figure, axes = style.new_grid(down, across, (4.6 * across, 4.2 * down), len(confusions))
     for ax, (name, table) in zip(axes, confusions.items(), strict=True):
-        plots.plot_confusion(table, ax=ax)
+        plots.plot_confusion(table, small=True, ax=ax)
         ax.set_title(name)
     return figure
 
