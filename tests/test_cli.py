@@ -402,7 +402,17 @@ def test_ctrl_c_in_a_training_exits_with_130(capsys, imported, monkeypatch):
 
     monkeypatch.setattr(train, "fit_baseline", stop)
     status, _, err = call(capsys, "train", "svm", "--data", "mine", "--out", str(imported))
-    assert status == cli.EXIT_INTERRUPTED and "Traceback" not in err
+    assert status == cli.EXIT_INTERRUPTED
+    assert one_line(err) == "w207: stopped. What is finished is kept; --resume goes on."
+
+
+def test_ctrl_c_in_a_command_without_resume_promises_nothing(capsys, monkeypatch):
+    def stop(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("w207lib.commands.cli_detector.export_network", stop)
+    status, _, err = call(capsys, "export", "runs/mine/models/compact")
+    assert status == cli.EXIT_INTERRUPTED and one_line(err) == "w207: stopped."
 
 
 # --- predicting --------------------------------------------------------------------------
@@ -471,6 +481,47 @@ def test_what_is_written_and_what_is_shown_agree(capsys, pictures, tmp_path):
         (line,) = [line for line in out.splitlines() if f"{row.path} " in line]
         assert row.label in line and f"{row.score:.3f}"[:4] in line
     assert "6 images: " in out and "1 unreadable" in out and "proves nothing; see " in out
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [(KeyboardInterrupt(), 130, "w207: stopped."),
+     (ConnectionError("the store is gone"), 1, "w207: the store is gone")],
+)  # fmt: skip
+def test_what_was_judged_before_a_stop_is_written(
+    capsys, pictures, monkeypatch, error, status, says
+):
+    words = ["b.png", "a.png", "0 (10).png", "in/c.png"]
+    _, expected = predict(capsys, *words[:2])
+    read = detector.images.read_image
+
+    def read_until(path):
+        if Path(path).name == "c.png":
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(detector, "CHUNK", 2)
+    monkeypatch.setattr(detector.images, "read_image", read_until)
+    for target, told in (("t.csv", "are in t.csv and t.json"), ("-", "are in t.json")):
+        found, out, err = call(capsys, "predict", *words, "--csv", target, "--json", "t.json")
+        lines = [line for line in err.splitlines() if line]
+        assert found == status
+        assert lines == [f"w207: 2 of 4 images were judged; their rows {told}.", says]
+        written = pd.read_csv(io.StringIO(out) if target == "-" else target)
+        pd.testing.assert_frame_equal(written, expected)
+        assert len(json.loads((pictures / "t.json").read_text(encoding="utf-8"))) == 2
+    _, out, err = call(capsys, "predict", *words)
+    assert "2 images: " in out and "2 of 4 images were judged; their rows stand above." in err
+
+
+def test_where_nothing_was_judged_nothing_is_written(capsys, pictures, monkeypatch):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(detector.images, "read_image", stop)
+    status, out, err = call(capsys, "predict", "b.png", "--csv", "t.csv")
+    assert status == cli.EXIT_INTERRUPTED and one_line(err) == "w207: stopped." and out == ""
+    assert not (pictures / "t.csv").exists()
 
 
 def test_the_terminal_gets_json_and_nothing_else(capsys, pictures):

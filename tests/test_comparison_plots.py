@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib.plotting import comparison_plots
+from w207lib.plotting import comparison_plots, drawings
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
 
@@ -84,8 +84,18 @@ def test_histories_stand_side_by_side_on_one_scale():
 def test_confusions_stand_side_by_side():
     table = pd.DataFrame([[9, 1], [2, 8]], index=["REAL", "FAKE"], columns=["REAL", "FAKE"])
     figure = comparison_plots.plot_confusions({name: table for name in "abcd"})
-    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    assert titles == list("abcd")
+    panels = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in panels] == list("abcd")  # and no colour bar
+
+
+def test_the_numbers_of_small_confusions_stay_within_their_cells():
+    table = pd.DataFrame([[1000, 9000], [30, 9970]], index=["REAL", "FAKE"], columns=["a", "b"])
+    figure = comparison_plots.plot_confusions({name: table for name in "abcde"})
+    figure.set_size_inches(drawings.WIDE)
+    figure.canvas.draw()
+    for ax in figure.axes[:5]:
+        cell = ax.get_window_extent().width / 2
+        assert all(text.get_window_extent().width < cell for text in ax.texts)
 
 
 def test_accuracy_against_minutes_shows_every_training_and_every_peer():
@@ -98,13 +108,29 @@ def test_accuracy_against_minutes_shows_every_training_and_every_peer():
         "seconds": [2400.0, float("nan"), float("nan")],
     })  # fmt: skip
     ax = comparison_plots.plot_accuracy_time(trained, peers)
-    dots = {xy for line in ax.lines[:3] for xy in zip(*line.get_data(), strict=True)}
-    assert dots == {(2, 0.94), (5, 0.96), (5.5, 0.961), (40, 0.97)}
+    drawn = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in ax.lines[:3]}
+    assert drawn == {
+        "ours, 2 epochs": [(5, 0.96), (5.5, 0.961)], "small": [(2, 0.94)], "timed": [(40, 0.97)]
+    }  # fmt: skip
+    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == list(drawn)
     assert [line.get_ydata()[0] for line in ax.lines[3:]] == [0.9501, 0.9502]
     names = {text.get_text(): text.xy[1] for text in ax.texts}
-    assert sorted(names) == ["first", "ours, 2 epochs", "second", "small", "timed"]
+    assert sorted(names) == ["first", "second"]
     assert names["second"] - names["first"] > 0.001  # their names do not lie on each other
     low, high = ax.get_xlim()
     assert low < 2 and high > 40
     with pytest.raises(ValueError, match="column.s. ours missing"):
         comparison_plots.plot_accuracy_time(trained.drop(columns="ours"), peers)
+
+
+def test_trainings_of_each_label_have_a_marker_of_their_own():
+    labels = ["w207_simple", "w207_tuned", "bird_lotfi", "deep_vgg", "three_conv", "two_conv"]
+    labels += ["compact, 2 epochs", "compact, 24 epochs", "compact, 90 epochs"]
+    trained = pd.DataFrame({
+        "label": labels * 2, "seconds": 60.0, "accuracy": 0.9,
+        "ours": [name.startswith("compact") for name in labels * 2],
+    })  # fmt: skip
+    peers = pd.DataFrame({"model": ["a", "b"], "accuracy": [0.97, 0.96], "seconds": [99.0, 90.0]})
+    ax = comparison_plots.plot_accuracy_time(trained, peers)
+    markers = [line.get_marker() for line in ax.lines]
+    assert len(markers) == len(set(markers)) == len(labels) + len(peers)

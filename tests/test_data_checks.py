@@ -197,6 +197,18 @@ def test_spectra_of_other_families_are_told():
     assert data_checks.resampling({}, far) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("nearest", "the filter 'nearest neighbour'"), ("bicubic", "the filter 'bicubic'"),
+     ("none", "no scaling")],
+)  # fmt: skip
+def test_the_nearest_filter_is_told_in_words(name, words):
+    found = only(data_checks.resampling(
+        {"REAL": fits("aliased").assign(filter=name), "FAKE": fits("aliased", 0.1)}, 0.15
+    )[:1])  # fmt: skip
+    assert f"REAL aliased (most like {words}, distance 0.020); FAKE" in found.title
+
+
 def test_a_finding_of_unknown_severity_is_refused():
     with pytest.raises(ValueError, match="expected one of severe, warning, note, fine"):
         findings.Finding("x", "bad", "t", "t")

@@ -149,6 +149,34 @@ def test_a_sidecar_table_gives_group_generator_and_source(tmp_path, make_tree):
     assert set(table["source"]) == {"mine"} and "width" not in table
 
 
+def sidecar(folder, *rows):
+    (folder / datasets.SIDECAR).write_text("\n".join(["path,generator,group", *rows]))
+    return find(folder).set_index("path")
+
+
+def test_a_sidecar_from_windows_names_the_same_files(tmp_path, make_tree):
+    make_tree(tmp_path, {"REAL": 1, "FAKE": 1})
+    table = sidecar(tmp_path, r"FAKE\000.png,gan,p1", "REAL/000.png,,p2")
+    assert table["group"].to_dict() == {"FAKE/000.png": "p1", "REAL/000.png": "p2"}
+    with pytest.raises(ValueError, match="no image stands twice"):
+        sidecar(tmp_path, r"FAKE\000.png,gan,p1", "FAKE/000.png,gan,p2")
+
+
+def test_an_empty_cell_of_a_sidecar_says_nothing(tmp_path, make_tree):
+    make_tree(tmp_path, {"REAL": 1, "FAKE/gan": 1})
+    table = sidecar(tmp_path, "REAL/000.png,,p1", "FAKE/gan/000.png, ,")
+    assert table["generator"].to_dict() == {"REAL/000.png": "real", "FAKE/gan/000.png": "gan"}
+
+
+def test_rows_of_a_sidecar_that_are_no_images_are_told(tmp_path, make_tree, caplog):
+    make_tree(tmp_path, {"REAL": 1, "FAKE": 1})
+    table = sidecar(tmp_path, "REAL/000.png,real,p1", "REAL/gone.png,real,p2", "x.png,real,p3")
+    assert sorted(table["group"]) == ["", "p1"]
+    assert "2 of 3 paths are no image's" in caplog.text and "'REAL/gone.png'" in caplog.text
+    with pytest.raises(ValueError, match="none of its 1 paths is an image's.*'set/REAL/000.png'"):
+        sidecar(tmp_path, "set/REAL/000.png,real,p1")
+
+
 @pytest.mark.parametrize("text", ["file,group\na,b\n", "path,group\na.png,b\na.png,c\n"])
 def test_a_sidecar_table_without_unique_paths_is_refused(tmp_path, make_tree, text):
     make_tree(tmp_path, {"REAL": 1, "FAKE": 1})

@@ -300,6 +300,12 @@ def test_words_become_files_in_their_order(here, words, expected):
     assert found(*words.split()) == expected
 
 
+def test_hidden_files_of_a_folder_are_left_out_but_for_those_that_are_named(here):
+    touch(here, "in/._c.webp", "in/.cache/e.png", ".kept/f.png", ".kept/.g.png")
+    assert found("in") == ["in/c.webp", "in/deep/d.jpeg", "in/deep/dir.png/f.bmp"]
+    assert found(".kept", "in/._c.webp") == [".kept/f.png", "in/._c.webp"]
+
+
 def test_a_name_with_spaces_and_brackets_is_taken_as_it_is(here):
     assert found("0 (10).jpg") == ["0 (10).jpg"]
     touch(here, "e1.png")

@@ -73,6 +73,24 @@ def test_machine_facts_are_plausible():
     assert set(cpu["instruction_sets"]) <= set(devices.INSTRUCTION_SETS)
 
 
+@pytest.mark.parametrize(
+    ("folder", "most", "now", "idle"),
+    [("", "memory.max", "memory.current", "inactive_file"),
+     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")],
+)  # fmt: skip
+def test_what_a_container_keeps_of_files_is_available(
+    tmp_path, monkeypatch, folder, most, now, idle
+):
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    mib, group = 2**20, tmp_path / folder
+    group.mkdir(exist_ok=True)
+    (group / most).write_text(f"{64 * mib}\n")
+    (group / now).write_text(f"{60 * mib}\n")
+    assert devices.memory() == {"total": 64 * mib, "available": 4 * mib}
+    (group / "memory.stat").write_text(f"anon {20 * mib}\n{idle} {36 * mib}\n")
+    assert devices.memory() == {"total": 64 * mib, "available": 40 * mib}
+
+
 def test_disk_of_a_folder_that_does_not_exist_yet(tmp_path):
     assert devices.free_bytes(tmp_path / "not" / "yet") > 0
 

@@ -176,6 +176,27 @@ def test_what_is_outside_was_learned_from_train_and_limited_by_validation(made, 
     assert made.card["outside"] == outside.fit(known, held_out)
 
 
+def test_few_images_are_in_memory_at_once(trained, learnable, tmp_path, monkeypatch):
+    loaded, asked = [], []
+    load, split = pipeline.load_pixels, pipeline.Data.split
+
+    def load_pixels(dataset, rows, size):
+        loaded.append(len(rows))
+        return load(dataset, rows, size)
+
+    def load_split(data, name, **options):
+        asked.append(name)
+        return split(data, name, **options)
+
+    known, held_out = (learnable.split(split).pixels for split in ("train", "validation"))
+    monkeypatch.setattr(detector, "CHUNK", 50)
+    monkeypatch.setattr(pipeline, "load_pixels", load_pixels)
+    monkeypatch.setattr(pipeline.Data, "split", load_split)
+    path = export.export(trained["two_conv"], learnable, root=tmp_path, target=tmp_path)
+    assert max(loaded) == 50 and asked == ["validation"]  # streamed, where that is large
+    assert detector.load(path).card["outside"] == outside.fit(known, held_out)
+
+
 # --- what is measured --------------------------------------------------------------------
 
 

@@ -238,6 +238,9 @@ def test_trials_have_a_panel_a_hyperparameter_and_mark_the_best():
     assert figure.axes[6].get_xscale() == "log" and figure.axes[0].get_xscale() == "linear"
     star = figure.axes[0].lines[1]
     assert float(np.ravel(star.get_xdata())[0]) == table.loc[4, "filters_1"]
+    dots, star = figure.axes[7].lines  # the trial that the legend names
+    assert list(dots.get_xdata()) == [0, 1, 2, 3, 4, 5]
+    assert float(np.ravel(star.get_xdata())[0]) == 4
 
 
 def layers(count):

@@ -107,6 +107,13 @@ def test_verdicts_on_a_bucket_are_those_on_a_folder(pail, tree):
     assert one == [Remote(f"{pail}/train/REAL/000.png")]
 
 
+def test_hidden_files_of_a_bucket_are_left_out(pail, bucket):
+    seen = named_files.find_images([pail])
+    bucket.pipe_file("pail/tree/train/REAL/._000.png", b"of macOS")
+    bucket.pipe_file("pail/tree/.cache/a.png", b"")
+    assert named_files.find_images([pail]) == seen
+
+
 def test_other_stores_of_fsspec_come_along(home, tree):
     import fsspec
 

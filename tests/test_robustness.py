@@ -27,6 +27,20 @@ def large(make_tree, make_data, tmp_path_factory):
     return make_data(root, "large", 16)
 
 
+def test_as_many_files_are_decoded_at_once_as_memory_holds(large, monkeypatch):
+    part = large.split("test")
+    asked, parallel = [], robustness.joblib.Parallel
+
+    def noted(n_jobs, **options):
+        asked.append(n_jobs)
+        return parallel(n_jobs=n_jobs, **options)
+
+    monkeypatch.setattr(robustness.joblib, "cpu_count", lambda: 64)
+    monkeypatch.setattr(robustness.images, "most_at_once", lambda: 3)
+    monkeypatch.setattr(robustness.joblib, "Parallel", noted)
+    assert len(robustness._read(part, "bicubic")) == 8 and asked == [3]
+
+
 # --- scores under a condition ------------------------------------------------------------
 
 

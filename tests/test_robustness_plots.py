@@ -1,3 +1,5 @@
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -6,7 +8,7 @@ from matplotlib.colors import to_hex
 
 from w207lib import perturb
 from w207lib.perturb import CONDITIONS, FAMILIES
-from w207lib.plotting import robustness_plots
+from w207lib.plotting import drawings, robustness_plots
 from w207lib.plotting.style import COLOURS
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("styled")]
@@ -65,6 +67,22 @@ def test_the_strength_that_changes_nothing_changes_nothing(family):
     neutral = FAMILIES[family].neutral or FAMILIES[family].low
     image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
     assert np.array_equal(perturb.apply(image, f"{family}:{neutral}"), image)
+
+
+def test_no_label_meets_its_neighbour_and_no_marker_at_all_or_nothing_is_cut(summary):
+    figure = robustness_plots.plot_strengths(summary.assign(specificity=1.0, recall_fake=0.0))
+    figure.set_size_inches(drawings.WIDE)
+    figure.canvas.draw()
+    axes = figure.axes[: len(FAMILIES)]
+    labels = [ax.xaxis.label.get_window_extent() for ax in axes]
+    for row in (labels[:4], labels[4:]):
+        gaps = [b.x0 - a.x1 for a, b in itertools.pairwise(row)]
+        assert min(gaps) > 0.2 * figure.dpi  # inches
+    radius = plt.rcParams["lines.markersize"] / 72 * figure.dpi / 2
+    for ax in axes:
+        panel = ax.get_window_extent()
+        ends = [ax.transData.transform((0, share))[1] for share in (0, 1)]
+        assert ends[0] - panel.y0 > radius and panel.y1 - ends[1] > radius
 
 
 def test_only_the_families_there_are_get_a_panel(summary):

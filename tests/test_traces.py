@@ -91,6 +91,22 @@ def test_every_readable_file_has_a_row_and_nothing_else(faulty):
     assert facts.columns.tolist() == list(traces.COLUMNS)
 
 
+def test_as_many_files_are_decoded_at_once_as_memory_holds(faulty, monkeypatch):
+    paths = manifest.usable(manifest.load(faulty))["path"].tolist()
+    asked, each = [], traces.parallel.each
+
+    def noted(*arguments, processes):
+        asked.append(processes)
+        return each(*arguments, processes=1)
+
+    monkeypatch.setattr(traces, "CHUNK", 2)
+    monkeypatch.setattr(traces.parallel, "each", noted)
+    monkeypatch.setattr(traces.joblib, "cpu_count", lambda: 64)
+    monkeypatch.setattr(traces.images, "most_at_once", lambda: 3)
+    traces._read_all(faulty.root, paths, "faulty", None)
+    assert asked == [3]
+
+
 def test_headers_are_read_once_and_again_when_a_file_changes(faulty, monkeypatch):
     table = manifest.load(faulty)
     first, _ = traces.read(faulty, table, processes=1)

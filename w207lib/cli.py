@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
         return getattr(importlib.import_module(f"w207lib.commands.{module}"), function)(options)
     except KeyboardInterrupt as stop:
         with contextlib.suppress(OSError):  # where nobody listens any more, as behind a closed ssh
-            print("\nw207: stopped. What is finished is kept; --resume goes on.", file=sys.stderr)
+            goes_on = hasattr(options, "resume")
+            more = " What is finished is kept; --resume goes on." if goes_on else ""
+            print(f"\nw207: stopped.{more}", file=sys.stderr)
         return getattr(stop, "exit_status", EXIT_INTERRUPTED)
     except (ValueError, TypeError, FileNotFoundError) as error:
         print(f"w207: {_one_line(error)}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,9 @@ from w207lib.reading.images import SUFFIXES, read_image
 from w207lib.reading.remote import Remote
 
 SIDECAR = "images.csv"
-"""A data set may bring this table: ``path`` and any of ``generator, source, group``."""
+"""A data set may bring this table: ``path`` and any of ``generator, source, group``; an empty cell
+says nothing."""
+log = logging.getLogger(__name__)
 
 CLASS_FOLDERS = {
     "REAL": {"real", "reals", "real_images", "realart", "photo", "photos", "photograph",
@@ -298,13 +301,30 @@ def _with_sidecar(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
             "Mend it, or take it away."
         ) from None
     known = [c for c in ("generator", "source", "group") if c in extra.columns]
+    if "path" in extra.columns:  # as Windows writes it, unless a file is called so
+        there = extra["path"].isin(table["path"])
+        extra["path"] = extra["path"].where(
+            there, extra["path"].str.replace("\\", "/", regex=False)
+        )
     if "path" not in extra.columns or extra["path"].duplicated().any():
         raise ValueError(
             f"{path}: expected a column 'path' in which no image stands twice, and any of "
             f"generator, source, group; it has {', '.join(extra.columns)}."
         )
-    extra = extra.set_index("path")[known].reindex(table["path"])
+    matched = extra["path"].isin(table["path"])
+    if len(extra) and not matched.any():
+        raise ValueError(
+            f"{path}: none of its {len(extra):,} paths is an image's, the first is "
+            f"{extra['path'].iloc[0]!r}; expected a path below {dataset.root}, such as "
+            f"{table['path'].iloc[0]!r}."
+        )
+    if not matched.all():
+        log.warning(
+            "%s: %s of %s paths are no image's and change nothing; the first is %r",
+            path, f"{(~matched).sum():,}", f"{len(extra):,}", extra["path"][~matched].iloc[0],
+        )  # fmt: skip
+    extra = extra.set_index("path")[known].reindex(table["path"], fill_value="")
     for column in known:
-        given = extra[column].to_numpy()
-        table[column] = table[column].where(pd.isna(given), given)
+        blank = extra[column].str.strip().to_numpy() == ""
+        table[column] = table[column].where(blank, extra[column].to_numpy())
     return table

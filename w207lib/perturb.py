@@ -178,7 +178,7 @@ FAMILIES = {
     ),
     "resize": Family(
         _resize, 0.01, 1, "share of the side, down and up again",
-        "scaled to this share and back", (0.75, 0.5, 0.25), neutral=1, falling=True,
+        "scaled down to", (0.75, 0.5, 0.25), neutral=1, falling=True,
     ),
     "blur": Family(
         _blur, 0.1, 20, "standard deviation in pixels", "blur, σ in pixels", (0.5, 1, 2), neutral=0
@@ -192,7 +192,7 @@ FAMILIES = {
     ),
     "contrast": Family(_contrast, 0.1, 5, "factor", "contrast, factor", (0.8, 1.2), neutral=1),
     "crop": Family(
-        _crop, 0.1, 1, "share of the side that is kept", "middle share kept, scaled back",
+        _crop, 0.1, 1, "share of the side that is kept", "middle share kept",
         (0.9, 0.8), neutral=1, falling=True,
     ),
 }  # fmt: skip

@@ -153,8 +153,8 @@ class Data:
         rows = manifest.usable(self.manifest)
         return bool(rows["group"].nunique() < len(rows))
 
-    def split(self, name: str, *, most: int | None = None, seed: int = 0) -> Images:
-        """Load a split's usable images.
+    def rows(self, name: str, *, most: int | None = None, seed: int = 0) -> pd.DataFrame:
+        """Return the manifest rows of a split's usable images, without their pixels.
 
         Args:
             name: ``train``, ``validation`` or ``test``.
@@ -176,6 +176,11 @@ class Data:
             place = (shuffled.cumcount() + 0.5) / shuffled.transform("size")
             index = np.sort(place.nsmallest(most).index.to_numpy())
             rows = rows.loc[index].reset_index(drop=True)
+        return rows
+
+    def split(self, name: str, *, most: int | None = None, seed: int = 0) -> Images:
+        """Load a split's usable images; arguments and errors are those of ``rows``."""
+        rows = self.rows(name, most=most, seed=seed)
         made = shards.build(self.dataset, self.manifest, self.size)
         positions = made.positions(rows["path"])
         streamed = len(rows) * made.image_bytes > self.memory_limit

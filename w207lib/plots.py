@@ -235,11 +235,12 @@ def plot_history(history: pd.DataFrame, metric: str = "loss", *, ax: Axes | None
     return ax
 
 
-def plot_confusion(confusion: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def plot_confusion(confusion: pd.DataFrame, *, small: bool = False, ax: Axes | None = None) -> Axes:
     """Draw a confusion matrix: counts, and per cent of the actual class.
 
     Args:
         confusion: int ``(2, 2)`` as ``evaluate.confusion`` gives it.
+        small: Smaller type and no colour bar, for a panel among others.
 
     Raises:
         ValueError: The table has another shape.
@@ -253,8 +254,8 @@ def plot_confusion(confusion: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     text = [[f"{n:,}\n" + ("–" if np.isnan(s) else f"{s:.1%}") for n, s in zip(*row, strict=True)]
             for row in zip(counts, share, strict=True)]  # fmt: skip
     sns.heatmap(np.nan_to_num(100 * share), vmin=0, vmax=100, cmap="Greys", annot=np.array(text),
-                fmt="", annot_kws={"size": 18}, square=True, linewidths=2, ax=ax,
-                cbar_kws={"label": "% of the actual class"})  # fmt: skip
+                fmt="", annot_kws={"size": 13 if small else 18}, square=True, linewidths=2,
+                ax=ax, cbar=not small, cbar_kws={"label": "% of the actual class"})  # fmt: skip
     ax.set(xlabel="predicted", ylabel="actual")
     ax.set_xticklabels(CLASS_NAMES)
     ax.set_yticklabels(CLASS_NAMES, rotation=90, va="center")
@@ -365,7 +366,7 @@ def plot_trials(trials: pd.DataFrame) -> Figure:
     figure, axes = style.new_grid(down, across, size, len(panels), sharey=True)
     best = trials.loc[trials["score"].idxmax()] if trials["score"].notna().any() else None
     for ax, column in zip(axes, panels, strict=True):
-        place = trials[column] if column != "trial" else trials.index + 1
+        place = pd.to_numeric(trials[column])
         ax.plot(place, trials["score"], "o", color=MODEL_COLOURS[1], alpha=0.65)
         if best is not None:
             ax.plot(place[best.name], best["score"], "*", color="black", markersize=20,

@@ -315,7 +315,8 @@ def _read(part: Images, resampling: str) -> np.ndarray:
     def read(path):
         return np.asarray(images.open_image(part.root / path)[0].resize(size, kind))
 
-    threads = joblib.Parallel(n_jobs=joblib.cpu_count(), prefer="threads")  # Pillow lets go
+    at_once = min(joblib.cpu_count(), images.most_at_once())
+    threads = joblib.Parallel(n_jobs=at_once, prefer="threads")  # Pillow lets go
     return np.stack(threads(joblib.delayed(read)(path) for path in part.rows["path"]))
 
 

@@ -309,7 +309,7 @@ def resampling(fits: Mapping[str, pd.DataFrame], far: float) -> list[Finding]:
     if len(fits) < 2:
         return []
     said = "; ".join(
-        f"{name} {_family(table, far)} (nearest: {table['filter'].iloc[0]}, distance "
+        f"{name} {_family(table, far)} (most like {_filter(table)}, distance "
         f"{table['distance'].iloc[0]:.3f})"
         for name, table in fits.items()
     )
@@ -335,6 +335,14 @@ def resampling(fits: Mapping[str, pd.DataFrame], far: float) -> list[Finding]:
 
 def _family(fit: pd.DataFrame, far: float) -> str:
     return fit["family"].iloc[0] if fit["distance"].iloc[0] <= far else "like no known filter"
+
+
+def _filter(fit: pd.DataFrame) -> str:
+    """Return in words which known filter is the nearest."""
+    name = fit["filter"].iloc[0]
+    if name == "none":
+        return "no scaling"
+    return "the filter 'nearest neighbour'" if name == "nearest" else f"the filter {name!r}"
 
 
 def _likely(fit: pd.DataFrame, far: float) -> set[str]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from w207lib import runs
 from w207lib.datasets import Dataset
-from w207lib.reading import remote
+from w207lib.reading import images, remote
 from w207lib.reading.images import to_rgb
 from w207lib.reading.remote import Remote
 from w207lib.running import parallel
@@ -66,7 +66,9 @@ def read(
 
 def _read_all(root: Path | Remote, paths: list[str], name: str, processes: int | None):
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    processes = processes or (joblib.cpu_count() if len(chunks) > 4 else 1)
+    if processes is None:
+        many = len(chunks) > 4
+        processes = min(joblib.cpu_count(), images.most_at_once()) if many else 1
     work = parallel.each(_read_chunk, ((root, chunk) for chunk in chunks), processes=processes)
     tables, small = [], np.empty((len(paths), THUMBNAIL, THUMBNAIL, 3), np.uint8)
     with tqdm(total=len(paths), desc=f"headers of {name}", unit="image", leave=False) as bar:

@@ -40,14 +40,33 @@ def judge_pictures(options) -> int:
         from tqdm import tqdm
 
         rows = tqdm(rows, total=len(files), unit="image", leave=False)
-    with parallel.cluster(options.cluster):
-        table = detector.as_table(rows)
+    judged: list[dict] = []
+    try:
+        with parallel.cluster(options.cluster):
+            judged.extend(rows)
+    except (KeyboardInterrupt, OSError, RuntimeError):  # Ctrl-C, a store or a cluster that is lost
+        if judged:  # hours of work may lie behind
+            _hand_over(detector.as_table(judged), judge, options)
+            targets = [name for name in (options.csv, options.json) if name not in (None, "-")]
+            rows_are = f"are in {' and '.join(targets)}" if targets else "stand above"
+            print(
+                f"\nw207: {len(judged):,} of {len(files):,} images were judged; their rows "
+                f"{rows_are}.",
+                file=sys.stderr,
+            )
+        raise
+    table = detector.as_table(judged)
+    _hand_over(table, judge, options)
+    return 1 if (table["status"] == "unreadable").any() else 0
+
+
+def _hand_over(table, judge, options) -> None:
+    """Write the rows of judged images where they were asked for, or print them."""
     for target, write in ((options.csv, _write_csv), (options.json, _write_json)):
         if target is not None:
             write(table, sys.stdout if target == "-" else target)
     if "-" not in (options.csv, options.json):
         _print_verdicts(table, judge)
-    return 1 if (table["status"] == "unreadable").any() else 0
 
 
 def export_network(options) -> int:

@@ -30,6 +30,12 @@ PACKAGES = ("numpy", "pandas", "scikit-learn", "pillow", "matplotlib", "keras-tu
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16")  # bf16: Arm's name
 WORTH_IT = 1.15  # below this ratio, the rounding of bfloat16 buys nothing
 GIB = 2**30
+CGROUP = Path("/sys/fs/cgroup")
+_LIMITS = (  # of a container, version 2 and 1: limit, use, and of that what files left there
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+     "total_inactive_file"),
+)  # fmt: skip
 
 
 @contextmanager
@@ -206,19 +212,33 @@ def nvidia(query: str) -> list[str]:
 
 
 def memory() -> dict[str, int]:
-    """Return ``total`` and ``available`` memory in bytes, within a container's limit."""
+    """Return ``total`` and ``available`` memory in bytes, within a container's limit.
+
+    What a container keeps of files that were read counts as used there, but the kernel drops it
+    when memory is asked for: it is available.
+    """
     import psutil
 
     found = psutil.virtual_memory()
     total, available = found.total, found.available
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())  # "max" where there is no limit
-        used = int((group / "memory.current").read_text())
+    for most, now, stat, idle in _LIMITS:
+        try:
+            limit = int((CGROUP / most).read_text())  # "max" where there is no limit
+            used = int((CGROUP / now).read_text())
+        except (OSError, ValueError):
+            continue
+        used -= _counted(CGROUP / stat, idle)
         total, available = min(total, limit), min(available, max(limit - used, 0))
-    except (OSError, ValueError):
-        pass
     return {"total": total, "available": available}
+
+
+def _counted(path: Path, name: str) -> int:
+    """Return a line's number in a file of names and numbers; 0 where it is not there."""
+    try:
+        lines = dict(line.split() for line in path.read_text().splitlines())
+        return int(lines.get(name, 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def disk(path: str | Path) -> dict[str, int]:

@@ -50,14 +50,14 @@ def fit(images: np.ndarray, held_out: np.ndarray, *, flagged: float = 0.03) -> d
     """Learn what the training images look like.
 
     Args:
-        images: uint8 ``(N, S, S, 3)`` of the training split.
+        images: uint8 ``(N, S, S, 3)`` of the training split, or what ``measure`` says of them.
         held_out: Likewise of the validation split; they set the limit.
         flagged: Share of them that may lie beyond it.
 
     Returns:
         ``mean`` (18), ``whitening`` (18 × 18) and ``limit``, as plain lists and numbers.
     """
-    described = measure(images)
+    described = _described(images)
     mean = described.mean(axis=0)
     covariance = np.cov(described.T) + 1e-6 * np.eye(described.shape[1])
     whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T
@@ -70,7 +70,7 @@ def distance(images: np.ndarray, model: dict) -> np.ndarray:
     """Return each image's Mahalanobis distance from the training images.
 
     Args:
-        images: uint8 ``(N, S, S, 3)``.
+        images: uint8 ``(N, S, S, 3)``, or what ``measure`` says of them.
         model: From ``fit``.
 
     Returns:
@@ -78,7 +78,7 @@ def distance(images: np.ndarray, model: dict) -> np.ndarray:
     """
     if not len(images):
         return np.empty(0)
-    whitened = (measure(images) - np.array(model["mean"])) @ np.array(model["whitening"])
+    whitened = (_described(images) - np.array(model["mean"])) @ np.array(model["whitening"])
     return np.sqrt((whitened**2).sum(axis=1))
 
 
@@ -92,6 +92,10 @@ def scaled_too_far(width: int, height: int, side: int) -> bool:
     """
     largest, smallest = max(width, height) / side, min(width, height) / side
     return largest > LARGEST_SCALE or smallest < 1 / LARGEST_SCALE
+
+
+def _described(images: np.ndarray) -> np.ndarray:
+    return images if images.ndim == 2 else measure(images)
 
 
 def _levels(image: Image.Image) -> np.ndarray:

@@ -105,7 +105,10 @@ def export(
         )
         threshold = card["threshold"] = round(evaluate.choose_threshold(calibrated), 6)
         card["unsure"] = [min(UNSURE[0], threshold), max(UNSURE[1], threshold)]
-        known, held_out = (_described(data, split) for split in ("train", "validation"))
+        known, held_out = (
+            _described(data.dataset, data.rows(split, most=MOST_DESCRIBED), data.size)
+            for split in ("train", "validation")
+        )
         card["outside"] = outside.fit(known, held_out)
         card["onnx_digest"] = runs.file_digest(path)
         card["measured"] = measure(made, data, root=root, photographs=photographs)
@@ -174,8 +177,7 @@ def measure(
     test["brier"] = _plain(metrics.brier_score_loss(rows["label"], judged["score"]))
     test["log_loss"] = _plain(metrics.log_loss(rows["label"], judged["score"]))
     found: dict = {"test": test, "parts": _parts(made, rows, judged, groups), "photographs": {}}
-    small = pipeline.load_pixels(data.dataset, rows, made.size)
-    inside = outside.distance(small, made.card["outside"])
+    inside = outside.distance(_described(data.dataset, rows, made.size), made.card["outside"])
     for name in photographs:
         dataset = datasets.locate(name)
         table = manifest.usable(manifest.load(dataset))
@@ -186,8 +188,8 @@ def measure(
         table = table.reset_index(drop=True)
         judged = _judge(made, dataset, table)
         groups = intervals.group_codes(table)
-        small = pipeline.load_pixels(dataset, table, made.size)
-        distance = outside.distance(small, made.card["outside"])
+        described = _described(dataset, table, made.size)
+        distance = outside.distance(described, made.card["outside"])
         unlike = np.r_[np.zeros(len(inside)), np.ones(len(distance))]
         entry: dict = {"n": len(table)}
         entry |= _share("accused", (judged["label"] == "FAKE").to_numpy(), groups)
@@ -268,9 +270,13 @@ def _run(made: detector.Detector, part: pipeline.Images) -> np.ndarray:
     return np.concatenate([made.run(np.asarray(pixels))[0] for pixels, _ in part.batches(256)])
 
 
-def _described(data: Data, split: str) -> np.ndarray:
-    rows = data.split(split, most=MOST_DESCRIBED).rows
-    return pipeline.load_pixels(data.dataset, rows, data.size)
+def _described(dataset: datasets.Dataset, rows: pd.DataFrame, size: int) -> np.ndarray:
+    """Describe images as ``outside.measure`` does, few in memory at once; float64 ``(N, 18)``."""
+    starts = range(0, max(1, len(rows)), detector.CHUNK)
+    chunks = (rows.iloc[start : start + detector.CHUNK] for start in starts)
+    return np.concatenate([
+        outside.measure(pipeline.load_pixels(dataset, chunk, size)) for chunk in chunks
+    ])  # fmt: skip
 
 
 def _judge(made: detector.Detector, dataset, rows: pd.DataFrame) -> pd.DataFrame:

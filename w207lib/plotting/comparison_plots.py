@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,6 +19,7 @@ START_NAMES = {
     "random": "from random weights", "head": "given weights, head alone trained",
     "transfer": "given weights, all trained",
 }  # fmt: skip
+_OURS, _RECIPES, _PEERS = ("*", "P", "H"), ("o", "s", "^", "v", "X", ">", "<"), ("D", "d")
 
 
 def plot_learning_curve(
@@ -110,7 +112,7 @@ def plot_confusions(confusions: Mapping[str, pd.DataFrame]) -> Figure:
     down = -(-len(confusions) // across)
     figure, axes = style.new_grid(down, across, (4.6 * across, 4.2 * down), len(confusions))
     for ax, (name, table) in zip(axes, confusions.items(), strict=True):
-        plots.plot_confusion(table, ax=ax)
+        plots.plot_confusion(table, small=True, ax=ax)
         ax.set_title(name)
     return figure
 
@@ -118,37 +120,32 @@ def plot_confusions(confusions: Mapping[str, pd.DataFrame]) -> Figure:
 def plot_accuracy_time(
     trained: pd.DataFrame, peers: pd.DataFrame, *, ax: Axes | None = None
 ) -> Axes:
-    """Draw test accuracy against the minutes of a training.
+    """Draw test accuracy against the minutes of a training, a marker a label.
 
     Args:
         trained: One row a training: ``label, seconds, accuracy``, and ``ours`` where it is the
-            project's own network.
+            project's own network. Those of one label, which differ in their seed, are joined.
         peers: Of others: ``model, accuracy, seconds``; without seconds it is a line at its
             accuracy.
     """
     style.require_columns(trained, ("label", "seconds", "accuracy", "ours"))
     style.require_columns(peers, ("model", "accuracy", "seconds"))
     ax = style.new_axes(ax, (10.5, 6.6))
-    for rows, colour, marker in (
-        (trained[~trained["ours"]], MODEL_COLOURS[0], "o"),
-        (trained[trained["ours"]], MODEL_COLOURS[1], "*"),
+    timed = peers.dropna(subset=["seconds"]).assign(label=lambda rows: rows["model"])
+    for rows, colour, markers, size in (
+        (trained[trained["ours"]], MODEL_COLOURS[1], _OURS, 15),
+        (trained[~trained["ours"]], MODEL_COLOURS[0], _RECIPES, 9),
+        (timed, MODEL_COLOURS[4], _PEERS, 9),
     ):
-        ax.plot(rows["seconds"] / 60, rows["accuracy"], marker, color=colour,
-                markersize=18 if marker == "*" else 10)  # fmt: skip
-    timed = peers.dropna(subset=["seconds"])
-    ax.plot(timed["seconds"] / 60, timed["accuracy"], "D", color="black", markersize=9)
-    places = {"ours": ((0, 12), "center", "bottom"), "recipe": ((9, -4), "left", "top"),
-              "peer": ((-10, 0), "right", "center")}  # fmt: skip
-    kinds = trained["ours"].map({True: "ours", False: "recipe"})
-    shown = pd.concat([
-        trained.assign(kind=kinds), timed.assign(label=timed["model"], kind="peer")
-    ])  # fmt: skip
-    for label, rows in shown.groupby("label", sort=False):  # one label for all seeds
-        first = rows.iloc[0]
-        offset, ha, va = places[first["kind"]]
-        ax.annotate(label, (first["seconds"] / 60, first["accuracy"]), offset,
-                    textcoords="offset points", ha=ha, va=va,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+        for marker, (label, seeds) in zip(
+            itertools.cycle(markers), rows.groupby("label", sort=False), strict=False
+        ):
+            line = seeds.sort_values("seconds")
+            ax.plot(line["seconds"] / 60, line["accuracy"], marker=marker, color=colour,
+                    markersize=size, linewidth=1, label=label)  # fmt: skip
+    ax.figure.legend(loc="outside upper center", ncols=5, frameon=False, handlelength=1,
+                     columnspacing=1.2)  # fmt: skip
+    shown = pd.concat([trained, timed])
     longest = shown["seconds"].max() / 60
     ax.set_xscale("log")
     minutes = [t for t in (1, 2, 5, 10, 20, 50, 100, 200) if t < 2 * longest]

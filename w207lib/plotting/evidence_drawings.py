@@ -163,4 +163,4 @@ def accuracy_time() -> Figure:
         tables.append(rows.assign(label=label, ours=ours))
     trained = pd.concat(tables).rename(columns={"test": "accuracy"})
     peers = pd.read_csv(home / "data" / "peers.csv")
-    return _drawn(comparison_plots.plot_accuracy_time, trained, peers, size=WIDE)
+    return _drawn(comparison_plots.plot_accuracy_time, trained, peers, size=(WIDE[0], 5.6))

@@ -126,5 +126,5 @@ def _clean(table: pd.DataFrame) -> pd.Series:
 
 
 def _as_share(ax: Axes) -> None:
-    ax.set_ylim(-0.03, 1.03)
+    ax.set_ylim(-0.05, 1.05)  # a marker at the end is whole
     ax.yaxis.set_major_formatter(PercentFormatter(1))

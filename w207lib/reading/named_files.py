@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 from w207lib.reading import images, remote
 from w207lib.reading.remote import Remote
@@ -15,8 +15,9 @@ def find_images(arguments: Iterable[str]) -> list[Path | Remote]:
     """Turn command-line words into image files.
 
     Args:
-        arguments: Files, folders (searched to the bottom for image suffixes), patterns with
-            ``*``, ``?`` or ``[]``, and addresses of files or folders (``s3://bucket/prefix``).
+        arguments: Files, folders (searched to the bottom for image suffixes, hidden files and
+            folders left out), patterns with ``*``, ``?`` or ``[]``, and addresses of files or
+            folders (``s3://bucket/prefix``).
 
     Returns:
         Files in the order given, those of a folder sorted; a file that was named twice, or by
@@ -34,7 +35,8 @@ def find_images(arguments: Iterable[str]) -> list[Path | Remote]:
             some, kind = _find_remote(remote.parse(word)), "address"
         elif os.path.isdir(word):  # Path.is_dir raises on what cannot be a name
             files = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
-            some, kind = [p for p in files if not os.path.isdir(p)], "folder"
+            seen = (p for p in files if not _hidden(p.relative_to(path)))
+            some, kind = [p for p in seen if not os.path.isdir(p)], "folder"
         elif not os.path.lexists(word) and glob.has_magic(word):
             some = [p for p in sorted(_fitting(word)) if os.path.isfile(p)]
             kind = "pattern"
@@ -52,8 +54,13 @@ def find_images(arguments: Iterable[str]) -> list[Path | Remote]:
 def _find_remote(place: Remote) -> list[Remote]:
     if place.is_file():
         return [place]
-    names = [row.name for row in remote.listing(place)]
+    names = [row.name for row in remote.listing(place) if not _hidden(PurePosixPath(row.name))]
     return [place / n for n in names if os.path.splitext(n)[1].lower() in images.SUFFIXES]
+
+
+def _hidden(path: PurePath) -> bool:
+    """Whether a file below a folder, or a folder between them, begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _fitting(pattern: str) -> Iterable[Path]:
