@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -105,9 +106,14 @@ def test_scoring_the_test_split_is_written_down(trained, learnable, tmp_path):
     assert row["model_digest"] == predict.weights_digest(predict.load(trained)[0])
 
 
-def test_a_model_of_other_data_is_refused(trained, large, tmp_path):
+def test_a_model_of_other_data_or_another_split_is_refused(trained, learnable, large, tmp_path):
     with pytest.raises(ValueError, match="Train it again"):
         robustness.score_test(trained, large, ["clean"], root=tmp_path)
+    rows = learnable.manifest
+    moved = rows.assign(split=rows["split"].replace({"test": "validation", "validation": "test"}))
+    other = dataclasses.replace(learnable, manifest=moved)
+    with pytest.raises(ValueError, match="trained on data split as"):
+        robustness.score_test(trained, other, ["clean"], root=tmp_path)
     assert runs.test_scorings(tmp_path).empty
 
 

@@ -84,7 +84,7 @@ def test_the_configuration_says_what_makes_the_run(undisturbed_run, learnable, p
         "options": {"filters": [8, 8], "units": 16, "dropout": 0.3}, "image_size": 16,
         "batch_size": 16, "epochs": 3, "patience": 3, "precision": "float32",
         "seed": profile.seed, "data_digest": learnable.digest, "optimizer": "adam",
-        "images": None, "start": None, "head_only": False,
+        "images": None, "start": None, "head_only": False, "splits": learnable.split_digest,
     }  # fmt: skip
 
 

@@ -115,15 +115,12 @@ def score_test(
         A predictions table of the test split, and the threshold that was frozen with the model.
 
     Raises:
-        ValueError: The model was trained on other data, or a condition is unknown.
+        ValueError: The model was trained on other data or another split of them, or a
+            condition is unknown.
     """
     folder = Path(folder)
     model, facts = predict.load(folder)
-    if facts["data_digest"] != data.digest:
-        raise ValueError(
-            f"{folder.name} was trained on data {facts['data_digest'][:12]}, these are "
-            f"{data.digest[:12]}: its test images may have been in its training. Train it again."
-        )
+    predict.check_data(folder.name, facts, data)
     made = predictions_under(
         model, data.split("test", most=most, seed=seed), conditions, name=folder.name,
         grouped=data.grouped, seed=seed,

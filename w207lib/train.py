@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import json
 import logging
 import math
@@ -103,7 +102,9 @@ def fit(
     own = models.own_file(recipe)
     if own is not None:
         configuration["recipe_digest"], source = runs.file_digest(own), own.read_bytes()
-    run = _run_folder(Path(folder) / name, configuration)
+    path = Path(folder) / name
+    run = runs.earlier(path, configuration, free=PIECES, goes_on=_can_go_on)
+    run = run or runs.RunFolder(path, configuration)
     if run.kept():
         (run.path / LAST).unlink(missing_ok=True)
         return run.path
@@ -181,6 +182,7 @@ def settings(data: Data, profile: Profile) -> dict:
     return {
         "image_size": data.size, "batch_size": profile.batch_size, "epochs": profile.epochs,
         "patience": profile.patience, "seed": profile.seed, "data_digest": data.digest,
+        "splits": data.split_digest,
     }  # fmt: skip
 
 
@@ -193,21 +195,6 @@ def weights_file(start: str | Path) -> Path:
             f"{path} does not exist; expected a finished run folder or a .keras file to start from."
         )
     return path
-
-
-def _run_folder(path: Path, configuration: dict) -> runs.RunFolder:
-    """Return the run's folder; that of an earlier start with micro-batches where there is one."""
-    wanted = runs.digest(configuration)
-    partials = sorted(path.parent.glob(f".{glob.escape(path.name)}.*.partial"))
-    for place in (path, *partials):
-        if not (place / "config.json").is_file() or (place != path and not _can_go_on(place)):
-            continue
-        found = json.loads((place / "config.json").read_text(encoding="utf-8"))
-        common = {key: found[key] for key in found if key not in PIECES}
-        run = runs.RunFolder(path, found)
-        if runs.digest(common) == wanted and (place != path or run.kept()):
-            return run
-    return runs.RunFolder(path, configuration)
 
 
 def _can_go_on(place: Path) -> bool:
@@ -320,7 +307,8 @@ def write_results(
     )
     predict.save_facts(
         place, recipe=facts["recipe"], image_size=data.size, threshold=threshold,
-        data_digest=data.digest, **({"mirror": True} if facts.get("mirror") else {}),
+        data_digest=data.digest, splits=data.split_digest,
+        **({"mirror": True} if facts.get("mirror") else {}),
         **({"weights_digest": weights_digest} if weights_digest else {}),
     )  # fmt: skip
     runs.write_json(place / "provenance.json", provenance.gather(seed=seed, data=data.digest))
@@ -351,6 +339,7 @@ def fit_baseline(
     name = name or baseline.replace(":", "_")
     configuration: dict = {
         "name": name, "recipe": baseline, "seed": profile.seed, "data_digest": data.digest,
+        "splits": data.split_digest,
         "most_rows": profile.svm_rows if baseline == "svm" else None,
     }  # fmt: skip
     run = runs.RunFolder(Path(folder) / name, configuration)

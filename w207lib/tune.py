@@ -211,12 +211,10 @@ def _configuration(data: Data, profile: Profile, kind: str, space: dict) -> dict
 
 def _facts(data: Data, configuration: dict) -> dict:
     """Return what chief and workers must have alike."""
-    rows = data.manifest[["path", "status", "split"]].sort_values("path")
     software = {name: version(name) for name in ("keras", "keras-tuner", "numpy")}
     software |= {"w207lib": __version__, "backend": quiet_keras().backend.backend()}
     return configuration | {
-        "objective": OBJECTIVE, "splits": runs.digest(rows.to_numpy().tolist()),
-        "software": software,
+        "objective": OBJECTIVE, "splits": data.split_digest, "software": software,
     }  # fmt: skip
 
 
