@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -104,6 +105,27 @@ def test_scoring_the_test_split_is_written_down(trained, learnable, tmp_path):
     (row,) = runs.test_scorings(tmp_path).to_dict("records")
     assert row["model"] == "two_conv" and row["data_digest"] == learnable.digest
     assert row["model_digest"] == predict.weights_digest(predict.load(trained)[0])
+
+
+@pytest.fixture
+def mirrored(trained, tmp_path):
+    """The trained model, as one whose recipe takes image and mirror image together."""
+    folder = shutil.copytree(trained, tmp_path / "mirrored")
+    facts = json.loads((folder / "model.json").read_text())
+    runs.write_json(folder / "model.json", facts | {"mirror": True})
+    return folder
+
+
+def test_a_model_is_tested_in_the_way_its_threshold_was_chosen(mirrored, model, learnable):
+    part, root = learnable.split("test"), mirrored.parent
+    made, _ = robustness.score_test(mirrored, learnable, ["clean", "fgsm:4"], root=root)
+    blocks = {name: rows["score"].to_numpy() for name, rows in made.groupby("condition")}
+    once = predict.score_test(mirrored, learnable, None, root=root)["score"].to_numpy()
+    assert blocks["clean"] == pytest.approx(once, abs=1e-6)
+    attacked = robustness.changed(model, part, "fgsm:4")  # against the network itself
+    for pixels, name in ((part.pixels, "clean"), (attacked, "fgsm:4")):
+        assert blocks[name] == pytest.approx(predict.scores(model, pixels, mirror=True), abs=1e-6)
+        assert not np.allclose(blocks[name], predict.scores(model, pixels), atol=1e-4)
 
 
 def test_a_model_of_other_data_or_another_split_is_refused(trained, learnable, large, tmp_path):

@@ -37,7 +37,7 @@ CHUNK = 1024
 
 def predictions_under(
     model, part: Images, conditions: Iterable[str], *, name: str, grouped: bool = False,
-    seed: int = 0,
+    seed: int = 0, mirror: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Score images as they are after each change.
 
@@ -48,6 +48,7 @@ def predictions_under(
         name: The model's name.
         grouped: As for ``predict.table``.
         seed: Seed of noise and of attacks' starts.
+        mirror: As for ``predict.scores``; attacks follow the network's own gradient either way.
 
     Returns:
         A predictions table, one block a condition.
@@ -62,7 +63,7 @@ def predictions_under(
     with runs.notebook_bar(len(conditions), name, "condition") as bar:
         for condition in conditions:
             scores = np.concatenate([
-                predict.scores(model, changed(model, chunk, condition, seed=seed))
+                predict.scores(model, changed(model, chunk, condition, seed=seed), mirror=mirror)
                 for chunk in _chunks(part)
             ])  # fmt: skip
             tables.append(
@@ -123,7 +124,7 @@ def score_test(
     predict.check_data(folder.name, facts, data)
     made = predictions_under(
         model, data.split("test", most=most, seed=seed), conditions, name=folder.name,
-        grouped=data.grouped, seed=seed,
+        grouped=data.grouped, seed=seed, mirror=facts.get("mirror", False),
     )  # fmt: skip
     runs.log_test_scoring(
         root, model=folder.name, data_digest=data.digest, model_digest=predict.weights_digest(model)
