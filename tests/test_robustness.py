@@ -194,7 +194,7 @@ def test_without_clean_rows_there_is_nothing_to_measure_against():
 # --- training against a change -----------------------------------------------------------
 
 
-def test_a_training_leaves_a_whole_run_folder(learnable, tiny_profile, tmp_path):
+def test_a_training_leaves_a_whole_run_folder(learnable, tiny_profile, tmp_path, monkeypatch):
     place = robustness.train_against(
         "two_conv", learnable, tiny_profile(epochs=2), tmp_path / "against", "jpeg:30",
         most=40, learning_rate=0.002, units=8,
@@ -221,6 +221,15 @@ def test_a_training_leaves_a_whole_run_folder(learnable, tiny_profile, tmp_path)
     )
     configuration = json.loads((place / "config.json").read_text())
     assert configuration["condition"] == "jpeg:30" and configuration["most"] == 40
+    # Resumed under "auto" it is kept, whatever precision is the faster one by now.
+    monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
+    monkeypatch.setattr(train.devices, "choose_precision", lambda: ("mixed_bfloat16", "measured"))
+    monkeypatch.setattr(robustness.models, "build", lambda *_, **__: 1 / 0)
+    kept = robustness.train_against(
+        "two_conv", learnable, tiny_profile(epochs=2, precision="auto"), tmp_path / "against",
+        "jpeg:30", most=40, learning_rate=0.002, units=8,
+    )  # fmt: skip
+    assert kept == place
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_it(

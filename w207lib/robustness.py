@@ -195,13 +195,13 @@ def train_against(
     """
     _check(condition)
     name = name or f"{models.model_name(recipe)}-against-{condition.replace(':', '')}".lower()
-    precision = train.choose_precision(profile)
     configuration = {
         "name": name, "recipe": recipe, "options": options, "condition": condition, "most": most,
         "learning_rate": learning_rate or models.find(recipe).learning_rate,
-        "precision": precision, **train.settings(data, profile),
+        **train.settings(data, profile),
     }  # fmt: skip
-    run = runs.RunFolder(Path(folder) / name, configuration)
+    run = train.run_folder(Path(folder) / name, configuration, profile)
+    precision = run.configuration["precision"]
     if run.kept():
         return run.path
     place = run.open()

@@ -265,7 +265,6 @@ def earlier(
     Returns:
         The run with the configuration that it was begun with; None where there is none.
     """
-    _put_back(path)
     partials = sorted(path.parent.glob(f".{glob.escape(path.name)}.*.partial"))
     for place in (path, *partials):
         if not (place / "config.json").is_file() or (place != path and not goes_on(place)):

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,12 +91,11 @@ def fit(
     spec = models.find(recipe)
     if spec.schedule != "constant":
         profile = dataclasses.replace(profile, patience=profile.epochs)
-    precision = choose_precision(profile)
     augment = spec.augment if augment is None else augment
     configuration = {
         "name": name, "recipe": recipe, "options": options, "augment": augment,
         "learning_rate": learning_rate or spec.learning_rate,
-        "optimizer": optimizer or spec.optimizer, "images": images, "precision": precision,
+        "optimizer": optimizer or spec.optimizer, "images": images,
         "start": None if start is None else runs.file_digest(weights_file(start)),
         "head_only": head_only, **settings(data, profile),
     }  # fmt: skip
@@ -103,8 +103,8 @@ def fit(
     if own is not None:
         configuration["recipe_digest"], source = runs.file_digest(own), own.read_bytes()
     path = Path(folder) / name
-    run = runs.earlier(path, configuration, free=PIECES, goes_on=_can_go_on)
-    run = run or runs.RunFolder(path, configuration)
+    run = run_folder(path, configuration, profile, free=PIECES, goes_on=_can_go_on)
+    precision = configuration["precision"] = run.configuration["precision"]
     if run.kept():
         (run.path / LAST).unlink(missing_ok=True)
         return run.path
@@ -170,6 +170,26 @@ def choose_precision(profile: Profile) -> str:
     chosen, reason = devices.choose_precision()
     _tell_precision(chosen, reason)
     return chosen
+
+
+def run_folder(
+    path: Path, configuration: dict, profile: Profile, *, free: tuple[str, ...] = (),
+    goes_on: Callable[[Path], bool] = Path.is_dir,
+) -> runs.RunFolder:  # fmt: skip
+    """Return a run's folder, the profile's ``precision`` added to its configuration.
+
+    For ``auto`` a run of otherwise the same configuration that is kept, or was begun, decides:
+    the next measurement, or machine, may choose another. Arguments as for ``runs.earlier``.
+    """
+    auto = profile.precision == "auto"
+    wanted = configuration | {"precision": profile.precision}
+    free = (*free, "precision") if auto else free
+    run = runs.earlier(path, wanted, free=free, goes_on=goes_on)
+    if run is None:
+        return runs.RunFolder(path, wanted | {"precision": choose_precision(profile)})
+    if auto:
+        _tell_precision(run.configuration["precision"], f"{path.name} was begun with it")
+    return run
 
 
 @functools.lru_cache
