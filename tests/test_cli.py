@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from w207lib import batch, cli, config, detector, pipeline, runs, train, tune
-from w207lib.commands import cli_run
+from w207lib.commands import cli_run, cli_train
 from w207lib.reading import importing
 from w207lib.running import locks
 
@@ -119,6 +119,8 @@ def test_words_that_are_no_command_exit_with_2(capsys, words):
      ("train two_conv --data none", "data set 'none' is unknown"),
      ("train two_conv --epochs 0", "epochs is 0, expected at least 1"),
      ("train two_conv --profile x", "profile 'x' is unknown"),
+     ("train two_conv --profile cifake", "data set 'cifake' is unknown"),
+     ("tune --profile cifake", "data set 'cifake' is unknown"),
      ("tune --data none", "data set 'none' is unknown"),
      ("evaluate nowhere.csv", "nowhere.csv is no run folder and no predictions table"),
      ("evaluate .", "no finished model"),
@@ -297,6 +299,30 @@ def imported(home, tmp_path, make_tree):
     counts = {"train/REAL": 12, "train/FAKE": 12, "test/REAL": 3, "test/FAKE": 3}
     importing.add("mine", make_tree(tmp_path / "tree", counts))
     return tmp_path / "out"
+
+
+@pytest.mark.parametrize("command", ["train two_conv", "tune"])
+@pytest.mark.parametrize(
+    ("words", "profile", "dataset"),
+    [
+        ("", "sample", "sample"),
+        ("--profile cifake", "cifake", "cifake"),
+        ("--data cifake", "cifake", "cifake"),
+        ("--data mine", "mine", "mine"),
+        ("--profile cifake --data mine", "mine", "mine"),
+        ("--profile cifake --data sample", "sample", "sample"),
+    ],
+)
+def test_a_training_is_on_the_data_it_is_given_else_on_its_profiles(
+    sample, make_tree, tmp_path, command, words, profile, dataset
+):
+    for name in ("cifake", "mine"):
+        importing.add(name, make_tree(tmp_path / name, {"REAL": 2, "FAKE": 2}))
+    options = cli._parser().parse_args([*command.split(), *words.split()])
+    found, root = cli_train.settings(options)
+    assert (found.name, found.dataset, root.name) == (profile, dataset, profile)
+    own = config.load("cifake" if "cifake" in words else "sample")
+    assert found.validation_fraction == own.validation_fraction
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from w207lib import evaluate, explain, models, predict, train
+from w207lib import evaluate, explain, features, models, predict, train
 from w207lib.machine.devices import quiet_keras
 from w207lib.metrics import maps
 from w207lib.nets import gradients
@@ -268,3 +268,12 @@ def test_bands_are_conditions_of_the_predictions_table(learnable, network):
     clean = made.query("condition == 'clean'")["score"]
     assert clean.to_numpy() == pytest.approx(predict.scores(network, part.pixels))
     assert evaluate.score(made, threshold=0.5)["condition"].tolist() == conditions
+    both = explain.band_predictions(network, part.rows, part.pixels, name="net", mirror=True)
+    for condition, rows in both.groupby("condition"):
+        ends = condition.removeprefix("band:").split("-")
+        pixels = part.pixels
+        if condition != "clean":
+            pixels = features.band_filter(pixels, *map(float, ends))
+        scores = predict.scores(network, pixels, mirror=True)
+        assert rows["score"].to_numpy() == pytest.approx(scores, abs=1e-6)
+        assert not np.allclose(scores, predict.scores(network, pixels), atol=1e-4)

@@ -330,7 +330,11 @@ def refused(trained, target, contents, tmp_path):
 def test_other_data_than_it_was_trained_on_are_refused(learnable, refused):
     rows = learnable.manifest.iloc[1:]
     other = pipeline.Data(learnable.dataset, rows, learnable.size)
-    refused(other, "two_conv was trained on data .* Export it with the data set it was trained on")
+    refused(other, "two_conv was trained on data .* use it with the data and the split that it")
+    rows = learnable.manifest
+    moved = rows.assign(split=rows["split"].replace({"test": "validation", "validation": "test"}))
+    other = pipeline.Data(learnable.dataset, moved, learnable.size)
+    refused(other, "two_conv was trained on data split as")
 
 
 def test_unknown_photographs_are_refused_before_the_test_split_is_looked_at(learnable, refused):

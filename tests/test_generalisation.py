@@ -1,12 +1,24 @@
 """Holding generators out: who sees what, which threshold, and what the tables say."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import clean, datasets, generalisation, manifest, pipeline, runs, split
+from w207lib import (
+    clean,
+    datasets,
+    evaluate,
+    generalisation,
+    manifest,
+    pipeline,
+    predict,
+    runs,
+    split,
+)
 
 FAMILIES = {"autoencoder": "autoencoder", "gan": "GAN", "dcgan": "GAN", "ddpm": "diffusion"}
 
@@ -175,6 +187,22 @@ def test_detectors_are_scored_elsewhere_at_their_frozen_thresholds_and_it_is_log
     assert found["n_real"].nunique() == 1  # each generator against all photographs
     (line,) = runs.test_scorings(tmp_path).to_dict(orient="records")
     assert line["model"] == "mended" and line["data_digest"] == data.digest
+
+
+def test_elsewhere_a_model_scores_as_it_did_where_its_threshold_was_chosen(done, data, tmp_path):
+    folder = shutil.copytree(done[1]["without-GAN"], tmp_path / "mirrored")
+    facts = json.loads((folder / "model.json").read_text()) | {"mirror": True, "threshold": 0.5}
+    runs.write_json(folder / "model.json", facts)
+    part = dataclasses.replace(data, size=facts["image_size"]).split("test")
+    both, alone = (
+        predict.scores(predict.load(folder)[0], part, mirror=mirror) for mirror in (True, False)
+    )
+    known = predict.table(part.rows, both, model="m", grouped=data.grouped)
+    expected = evaluate.score(known, by="generator", threshold=0.5)
+    found = generalisation.elsewhere({"m": folder}, data, root=tmp_path)
+    assert found["roc_auc"].to_numpy() == pytest.approx(expected["roc_auc"].to_numpy())
+    pd.testing.assert_frame_equal(found, expected)
+    assert not np.allclose(both, alone, atol=1e-4)
 
 
 def test_the_overview_marks_what_was_seen_and_leaves_the_home_out_of_the_others(done, tmp_path):

@@ -1,11 +1,12 @@
 import dataclasses
+import json
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import datasets, manifest, pipeline, runs
+from w207lib import datasets, manifest, pipeline, predict, runs, train
 from w207lib.reading import feeding, images, importing
 
 
@@ -210,6 +211,83 @@ def test_data_that_have_changed_since_are_refused(imported, tmp_path):
         pipeline.load_data(profile, tmp_path / "run")
     with pytest.raises(ValueError, match="holds a run of profile tiny on data"):
         pipeline.prepare(profile, tmp_path / "run")
+
+
+@pytest.fixture
+def undivided(home, tmp_path, make_tree, tiny_profile):
+    """A data set that brings no splits, and a run's folder with a forest trained on one."""
+    importing.add("learnable", make_tree(tmp_path / "tree", {"REAL": 20, "FAKE": 20}))
+    root, profile = tmp_path / "run", tiny_profile(image_size=8)
+    data = pipeline.prepare(profile, root)
+    folder = train.fit_baseline(
+        "random_forest", data, manifest.statistics(data.dataset), profile, root / "models"
+    )
+    return profile, root, folder
+
+
+def forget_splits(folder):
+    """Leave a model's folder as versions did that wrote no splits down."""
+    for name in ("model.json", "config.json"):
+        facts = json.loads((folder / name).read_text())
+        del facts["splits"]
+        runs.write_json(folder / name, facts)
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"validation_fraction": 0.3}])
+@pytest.mark.parametrize("older", [False, True])
+def test_another_split_than_that_of_a_folders_models_is_refused_and_changes_nothing(
+    undivided, contents, change, older
+):
+    profile, root, folder = undivided
+    if older:
+        forget_splits(folder)
+    before = contents(root)
+    with pytest.raises(ValueError, match="models made with another split") as refused:
+        pipeline.prepare(dataclasses.replace(profile, **change), root)
+    (name, value), said = next(iter(change.items())), str(refused.value)
+    assert f"{name} {value}" in said and "(random_forest; seed 207, validation_fraction 0.2" in said
+    assert "--out" in said and ": 25 train, 7 validation, 8 test)" in said
+    assert contents(root) == before
+    pipeline.prepare(profile, root)  # its own goes on
+
+
+def test_a_folder_without_models_takes_another_split(undivided):
+    profile, root, folder = undivided
+    shutil.rmtree(folder)
+    other = dataclasses.replace(profile, seed=5)
+    data = pipeline.prepare(other, root)
+    assert pipeline.load_data(other, root).split_digest == data.split_digest
+
+
+def test_a_model_of_another_split_is_neither_scored_nor_kept(undivided, monkeypatch):
+    profile, root, folder = undivided
+    other = pipeline.assemble(dataclasses.replace(profile, validation_fraction=0.3))
+    measured = manifest.statistics(other.dataset)
+    with pytest.raises(ValueError, match="random_forest was trained on data split as"):
+        predict.score_test(folder, other, measured, root=root)
+    monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
+
+    def fit(data):
+        before = (folder / "model.joblib").stat().st_mtime_ns
+        train.fit_baseline("random_forest", data, measured, profile, root / "models")
+        return (folder / "model.joblib").stat().st_mtime_ns > before
+
+    own = pipeline.load_data(profile, root)
+    assert [fit(own), fit(other), fit(own)] == [False, True, True]
+    forget_splits(folder)
+    assert not fit(own)  # what was finished before splits were written down is not made anew
+    assert len(predict.score_test(folder, own, measured, root=root)) == 8
+
+
+def test_what_one_training_leaves_out_keeps_its_split(undivided):
+    profile, root, _ = undivided
+    data = pipeline.load_data(profile, root)
+    rows = data.manifest
+    trained = rows.index[rows["split"] == "train"]
+    left_out = rows.assign(status=rows["status"].mask(rows.index == trained[0], "excluded"))
+    assert manifest.split_digest(left_out) == data.split_digest
+    moved = rows.assign(split=rows["split"].mask(rows.index == trained[0], "test"))
+    assert manifest.split_digest(moved) != data.split_digest == manifest.split_digest(rows[::-1])
 
 
 def test_an_unknown_data_set_is_refused_before_anything_is_written(home, tmp_path, tiny_profile):

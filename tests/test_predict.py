@@ -150,8 +150,8 @@ def test_a_model_is_loaded_with_all_that_must_be_known_to_use_it(trained, learna
     model, facts = predict.load(trained)
     assert model.input_shape == (None, 16, 16, 3)
     assert set(facts) == {
-        "label_map", "threshold", "image_size", "resampling", "data_digest", "recipe",
-        "weights_digest",
+        "label_map", "threshold", "image_size", "resampling", "data_digest", "splits",
+        "recipe", "weights_digest",
     }  # fmt: skip
     assert facts["label_map"] == {"REAL": 0, "FAKE": 1}
     assert facts["data_digest"] == learnable.digest
@@ -402,3 +402,15 @@ def test_other_data_than_the_model_was_trained_on_are_refused(copy, learnable, t
             predict.score_test(copy, other, None, root=tmp_path)
         tried()
     assert runs.test_scorings(tmp_path).empty and not (copy / "test.parquet").exists()
+
+
+def test_another_split_of_the_same_data_is_refused_where_the_model_says_its_own(copy, learnable):
+    rows = learnable.manifest
+    moved = rows["split"].mask(rows.index == rows.index[rows["split"] == "test"][0], "train")
+    other = dataclasses.replace(learnable, manifest=rows.assign(split=moved))
+    facts = predict.load(copy)[1]
+    predict.check_data("model", facts, learnable)
+    with pytest.raises(ValueError, match="model was trained on data split as"):
+        predict.check_data("model", facts, other)
+    del facts["splits"]  # a model made before splits were written down
+    predict.check_data("model", facts, other)

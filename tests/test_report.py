@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,9 +23,24 @@ def test_predictions_of_all_models_and_splits_are_gathered(finished_run):
         for model in ("dummy_prior", "random_forest")
         for split, count in (("train", 60), ("validation", 20), ("test", 20))
     }  # fmt: skip
-    assert set(report.predictions(finished_run, "random", "svm")["model"]) == {"random_forest"}
     with pytest.raises(ValueError, match="no finished model svm"):
         report.predictions(finished_run, "svm")
+
+
+def test_a_name_means_one_model_and_a_pattern_a_family(finished_run):
+    def found(*names):
+        return set(report.predictions(finished_run, *names)["model"])
+
+    models = finished_run / "models"
+    for name in ("random_forest-400", "random_forest-seed208"):
+        shutil.copytree(models / "random_forest", models / name)
+        for path in (models / name).glob("*.parquet"):
+            runs.write_table(path, pd.read_parquet(path).assign(model=name))
+    assert found("random_forest", "svm") == {"random_forest"}
+    evaluate.choose_threshold(report.predictions(finished_run, "random_forest"))
+    assert found("dummy_*") == {"dummy_prior"} and len(found("random_forest*")) == 3
+    with pytest.raises(ValueError, match="no finished model random or dummy"):
+        found("random", "dummy")
 
 
 def test_the_comparison_has_a_row_a_model_with_its_metrics(finished_run):

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -119,9 +121,35 @@ def test_scoring_the_test_split_is_written_down(trained, learnable, tmp_path):
     assert row["model_digest"] == predict.weights_digest(predict.load(trained)[0])
 
 
-def test_a_model_of_other_data_is_refused(trained, large, tmp_path):
+@pytest.fixture
+def mirrored(trained, tmp_path):
+    """The trained model, as one whose recipe takes image and mirror image together."""
+    folder = shutil.copytree(trained, tmp_path / "mirrored")
+    facts = json.loads((folder / "model.json").read_text())
+    runs.write_json(folder / "model.json", facts | {"mirror": True})
+    return folder
+
+
+def test_a_model_is_tested_in_the_way_its_threshold_was_chosen(mirrored, model, learnable):
+    part, root = learnable.split("test"), mirrored.parent
+    made, _ = robustness.score_test(mirrored, learnable, ["clean", "fgsm:4"], root=root)
+    blocks = {name: rows["score"].to_numpy() for name, rows in made.groupby("condition")}
+    once = predict.score_test(mirrored, learnable, None, root=root)["score"].to_numpy()
+    assert blocks["clean"] == pytest.approx(once, abs=1e-6)
+    attacked = robustness.changed(model, part, "fgsm:4")  # against the network itself
+    for pixels, name in ((part.pixels, "clean"), (attacked, "fgsm:4")):
+        assert blocks[name] == pytest.approx(predict.scores(model, pixels, mirror=True), abs=1e-6)
+        assert not np.allclose(blocks[name], predict.scores(model, pixels), atol=1e-4)
+
+
+def test_a_model_of_other_data_or_another_split_is_refused(trained, learnable, large, tmp_path):
     with pytest.raises(ValueError, match="Train it again"):
         robustness.score_test(trained, large, ["clean"], root=tmp_path)
+    rows = learnable.manifest
+    moved = rows.assign(split=rows["split"].replace({"test": "validation", "validation": "test"}))
+    other = dataclasses.replace(learnable, manifest=moved)
+    with pytest.raises(ValueError, match="trained on data split as"):
+        robustness.score_test(trained, other, ["clean"], root=tmp_path)
     assert runs.test_scorings(tmp_path).empty
 
 
@@ -180,7 +208,7 @@ def test_without_clean_rows_there_is_nothing_to_measure_against():
 # --- training against a change -----------------------------------------------------------
 
 
-def test_a_training_leaves_a_whole_run_folder(learnable, tiny_profile, tmp_path):
+def test_a_training_leaves_a_whole_run_folder(learnable, tiny_profile, tmp_path, monkeypatch):
     place = robustness.train_against(
         "two_conv", learnable, tiny_profile(epochs=2), tmp_path / "against", "jpeg:30",
         most=40, learning_rate=0.002, units=8,
@@ -207,6 +235,15 @@ def test_a_training_leaves_a_whole_run_folder(learnable, tiny_profile, tmp_path)
     )
     configuration = json.loads((place / "config.json").read_text())
     assert configuration["condition"] == "jpeg:30" and configuration["most"] == 40
+    # Resumed under "auto" it is kept, whatever precision is the faster one by now.
+    monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
+    monkeypatch.setattr(train.devices, "choose_precision", lambda: ("mixed_bfloat16", "measured"))
+    monkeypatch.setattr(robustness.models, "build", lambda *_, **__: 1 / 0)
+    kept = robustness.train_against(
+        "two_conv", learnable, tiny_profile(epochs=2, precision="auto"), tmp_path / "against",
+        "jpeg:30", most=40, learning_rate=0.002, units=8,
+    )  # fmt: skip
+    assert kept == place
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_it(

@@ -85,7 +85,7 @@ def test_the_configuration_says_what_makes_the_run(undisturbed_run, learnable, p
         "options": {"filters": [8, 8], "units": 16, "dropout": 0.3}, "image_size": 16,
         "batch_size": 16, "epochs": 3, "patience": 3, "precision": "float32",
         "seed": profile.seed, "data_digest": learnable.digest, "optimizer": "adam",
-        "images": None, "start": None, "head_only": False,
+        "images": None, "start": None, "head_only": False, "splits": learnable.split_digest,
     }  # fmt: skip
 
 
@@ -268,6 +268,35 @@ def test_a_whole_run_is_kept_when_resuming_and_else_trained_anew(
     monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
     kept = train.fit("two_conv", learnable, profile, undisturbed_run.parent, **OPTIONS)
     assert kept == undisturbed_run
+
+
+def measures(patch, precision):
+    """Let a measurement say that this precision is the faster one here."""
+    patch.setattr(train.devices, "choose_precision", lambda: (precision, "measured"))
+
+
+def test_of_an_auto_profile_the_training_that_was_begun_decides_the_precision(
+    learnable, tiny_profile, tmp_path, monkeypatch
+):
+    auto = tiny_profile(precision="auto", epochs=2)
+    with monkeypatch.context() as patch:
+        measures(patch, "mixed_bfloat16")
+        stop_at(patch, "after the state", 1)
+        with pytest.raises(KeyboardInterrupt):
+            quick(learnable, auto, tmp_path)
+    (begun,) = tmp_path.glob(".two_conv.*.partial")
+    first = train.read_history(begun)
+    measures(monkeypatch, "float32")  # another machine
+    folder = quick(learnable, auto, tmp_path)
+    assert json.loads((folder / "config.json").read_text())["precision"] == "mixed_bfloat16"
+    assert train.read_metrics(folder)["precision"] == "mixed_bfloat16"
+    pd.testing.assert_frame_equal(train.read_history(folder).head(1), first)
+    monkeypatch.setattr(models, "build", lambda *_, **__: 1 / 0)
+    for profile in (auto, tiny_profile(precision="float32", epochs=2)):
+        with pytest.raises(ZeroDivisionError):  # not asked to resume, or told which: anew
+            quick(learnable, profile, tmp_path)
+        monkeypatch.setenv(runs.RESUME_VARIABLE, "1")
+    assert quick(learnable, auto, tmp_path) == folder
 
 
 # --- stopping, weighing, refusing --------------------------------------------------------

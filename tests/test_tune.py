@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import time
 import pandas as pd
 import pytest
 
-from w207lib import cli, config, models, runs, tune
+from w207lib import cli, config, models, runs, train, tune
 from w207lib.reading import importing
 
 SPACE = {
@@ -128,6 +129,23 @@ def test_a_whole_search_is_kept_when_resuming(learnable, profile, monkeypatch, u
     assert kept == undisturbed_search
     with pytest.raises(ZeroDivisionError):
         tune.search(learnable, profile, undisturbed_search.parent, space=SPACE | {"pool_size": [3]})
+
+
+def test_of_an_auto_profile_the_search_that_was_begun_decides_the_precision(
+    learnable, profile, tmp_path, monkeypatch
+):
+    def begin(precision, profile):
+        monkeypatch.setattr(train.devices, "choose_precision", lambda: (precision, "measured"))
+        return tune._run_folder(learnable, profile, tmp_path, "random", SPACE)
+
+    auto = dataclasses.replace(profile, precision="auto")
+    run = begin("mixed_bfloat16", auto)
+    assert run.configuration["precision"] == "mixed_bfloat16"
+    run.open()
+    again = begin("float32", auto)
+    assert (again.partial, again.configuration) == (run.partial, run.configuration)
+    for other in (profile, dataclasses.replace(auto, seed=1)):
+        assert begin("float32", other).configuration["precision"] == "float32"
 
 
 def test_an_impossible_combination_is_a_failed_trial(learnable, tiny_profile, tmp_path):

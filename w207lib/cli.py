@@ -310,7 +310,7 @@ def _cluster_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", default="sample", metavar="NAME", help="data set (sample)")
+    parser.add_argument("--data", metavar="NAME", help="data set (the profile's, else sample)")
     parser.add_argument("--profile", metavar="NAME", help="settings (the data set's own)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of everything random")

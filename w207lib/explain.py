@@ -235,8 +235,9 @@ def randomised(model, seed: int):
 
 
 def band_predictions(
-    model, rows: pd.DataFrame, pixels: np.ndarray, *, name: str, grouped: bool = False
-) -> pd.DataFrame:
+    model, rows: pd.DataFrame, pixels: np.ndarray, *, name: str, grouped: bool = False,
+    mirror: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Score images as they are, and with one band of spatial frequencies left.
 
     Args:
@@ -245,6 +246,7 @@ def band_predictions(
         pixels: uint8 ``(N, S, S, 3)``, in the rows' order.
         name: The model's name.
         grouped: As for ``predict.table``.
+        mirror: As for ``predict.scores``: what the model's facts say.
 
     Returns:
         A predictions table with the condition ``clean`` and one ``band:<low>-<high>`` for each
@@ -254,7 +256,9 @@ def band_predictions(
     for low, high in features.BANDS.values():
         conditions[f"band:{low:.2f}-{high:.2f}"] = features.band_filter(pixels, low, high)
     return pd.concat([
-        predict.table(rows, predict.scores(model, x), model=name, condition=c, grouped=grouped)
+        predict.table(
+            rows, predict.scores(model, x, mirror=mirror), model=name, condition=c, grouped=grouped
+        )
         for c, x in conditions.items()
     ], ignore_index=True)  # fmt: skip
 

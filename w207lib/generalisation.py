@@ -252,7 +252,7 @@ def elsewhere(folders: Mapping[str, Path], data: Data, *, root: Path) -> pd.Data
         runs.log_test_scoring(
             root, model=name, data_digest=data.digest, model_digest=predict.weights_digest(model)
         )
-        scored = predict.scores(model, part)
+        scored = predict.scores(model, part, mirror=facts.get("mirror", False))
         tables.append(predict.table(part.rows, scored, model=name, grouped=data.grouped))
         frozen[name] = facts["threshold"]
     return evaluate.score(pd.concat(tables, ignore_index=True), by="generator", threshold=frozen)

@@ -67,6 +67,15 @@ def digest(manifest: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def split_digest(manifest: pd.DataFrame) -> str:
+    """Return a digest of which split each usable image stands in.
+
+    Images that one training alone leaves out (``excluded``) count: they keep their split.
+    """
+    rows = manifest.loc[manifest["status"].isin(("ok", "excluded")), ["path", "split"]]
+    return runs.digest(rows.sort_values("path").to_numpy().tolist())
+
+
 def usable(manifest: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
     """Return the rows with status ``ok``, of one split if it is named, renumbered from 0."""
     rows = manifest["status"] == "ok"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from w207lib.reading.remote import Remote
 from w207lib.reading.shards import Shards
 
 MANIFEST = "manifest.parquet"
+SPLIT = "split.json"
+"""In a run folder: the seed and the validation share that its splits were made with."""
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of resized images above which a split is streamed from shards, not kept in memory."""
 
@@ -147,6 +150,11 @@ class Data:
         """Digest of the manifest: which images there are, and their labels."""
         return manifest.digest(self.manifest)
 
+    @functools.cached_property
+    def split_digest(self) -> str:
+        """Digest of the splits: which usable image stands in which."""
+        return manifest.split_digest(self.manifest)
+
     @property
     def grouped(self) -> bool:
         """Whether rows share groups, so that intervals must be clustered."""
@@ -200,12 +208,47 @@ def prepare(profile: Profile, root: Path) -> Data:
 
     Raises:
         ValueError: The data set is unknown, its splits leak, or ``root`` holds a run on
-            other data.
+            other data, or models made with another split of these.
     """
+    root = Path(root)
     data = assemble(profile)
     runs.claim(root, profile=profile.name, data_digest=data.digest)
+    _refuse_other_split(data, profile, root)
+    made = {"seed": profile.seed, "validation_fraction": profile.validation_fraction}
+    runs.write_json(root / SPLIT, made)
     runs.write_table(root / MANIFEST, data.manifest)
     return data
+
+
+def _refuse_other_split(data: Data, profile: Profile, root: Path) -> None:
+    """Raise ValueError if a run folder has models whose test images these splits train on."""
+    there = root / MANIFEST
+    before = pd.read_parquet(there) if there.is_file() else None
+    present = None if before is None else manifest.split_digest(before)
+    other = []
+    for path in sorted(root.glob("*/*/model.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        known = facts.get("splits", present)  # older models do not say theirs
+        same_data = facts.get("data_digest") == data.digest
+        if same_data and known not in (None, data.split_digest) and path.parent.name[0] != ".":
+            other.append(path.parent.name)
+    if not other:
+        return
+    made = json.loads((root / SPLIT).read_text("utf-8")) if (root / SPLIT).is_file() else {}
+    had = ", ".join(f"{key} {value}" for key, value in made.items()) or "another seed or share"
+    names = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+    raise ValueError(
+        f"seed {profile.seed}, validation_fraction {profile.validation_fraction} came, which split "
+        f"the data into {_counts(data.manifest)}; {root} holds models made with another split "
+        f"({names}; {had}{'' if before is None else ': ' + _counts(before)}), and test images of "
+        "one are training images of the other. Give another folder with --out, or the seed and "
+        "validation_fraction that this one was made with (more seeds on one split: --seeds N)."
+    )
+
+
+def _counts(table: pd.DataFrame) -> str:
+    counts = manifest.usable(table)["split"].value_counts()
+    return ", ".join(f"{counts.get(s, 0)} {s}" for s in ("train", "validation", "test"))
 
 
 def assemble(profile: Profile) -> Data:

@@ -139,7 +139,7 @@ def load(folder: str | Path):
 
     Returns:
         The model and its facts: ``label_map, threshold, image_size, resampling,
-        data_digest, recipe``.
+        data_digest, splits, recipe``; older ones have no ``splits``.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -233,6 +233,31 @@ def stored_guesses(rows: pd.DataFrame) -> str | None:
     return stored.get(runs.digest(rows["pixel_hash"].tolist())[:16])
 
 
+def check_data(name: str, facts: dict, data: Data) -> None:
+    """Refuse data that a model was not trained on, and another split of the data it was.
+
+    Args:
+        name: The model's name.
+        facts: Its ``model.json``. Of models made before splits were written down, which have
+            no ``splits``, the data alone are compared.
+        data: What it is to be used on.
+
+    Raises:
+        ValueError: The data are others, or split otherwise.
+    """
+    split = data.split_digest
+    for what, known, found in (
+        ("data", facts["data_digest"], data.digest),
+        ("data split as", facts.get("splits", split), split),
+    ):
+        if known != found:
+            raise ValueError(
+                f"{name} was trained on {what} {known[:12]}, these are {found[:12]}: its test "
+                "images may have been in its training. Train it again, or use it with the data "
+                "and the split that it was trained on."
+            )
+
+
 def score_test(
     folder: str | Path, data: Data, statistics: pd.DataFrame, *, root: Path
 ) -> pd.DataFrame:
@@ -251,16 +276,12 @@ def score_test(
         A predictions table of the test split.
 
     Raises:
-        ValueError: The model was trained on other data.
+        ValueError: The model was trained on other data, or another split of them.
     """
     folder = Path(folder)
     kept = folder / "test.parquet"
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    if facts["data_digest"] != data.digest:
-        raise ValueError(
-            f"{folder.name} was trained on data {facts['data_digest'][:12]}, these are "
-            f"{data.digest[:12]}: its test images may have been in its training. Train it again."
-        )
+    check_data(folder.name, facts, data)
     if kept.is_file():
         return pd.read_parquet(kept)
     classical = (folder / CLASSIFIER).is_file()

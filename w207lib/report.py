@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +37,8 @@ def predictions(root: Path, *names: str) -> pd.DataFrame:
 
     Args:
         root: The run's folder.
-        *names: Beginnings of the models' names; none for all models.
+        *names: The models' names; ``*`` stands for anything, so that ``dummy_*`` names all
+            dummies. None for all models.
 
     Raises:
         ValueError: No model of such a name is finished.
@@ -45,7 +47,7 @@ def predictions(root: Path, *names: str) -> pd.DataFrame:
         pd.read_parquet(path)
         for folder in model_folders(root)
         for path in (folder / "predictions.parquet", folder / "test.parquet")
-        if path.is_file() and folder.name.startswith(names or ("",))
+        if path.is_file() and any(fnmatchcase(folder.name, name) for name in names or ("*",))
     ]
     if not tables:
         raise ValueError(

@@ -37,7 +37,7 @@ CHUNK = 1024
 
 def predictions_under(
     model, part: Images, conditions: Iterable[str], *, name: str, grouped: bool = False,
-    seed: int = 0,
+    seed: int = 0, mirror: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Score images as they are after each change.
 
@@ -48,6 +48,7 @@ def predictions_under(
         name: The model's name.
         grouped: As for ``predict.table``.
         seed: Seed of noise and of attacks' starts.
+        mirror: As for ``predict.scores``; attacks follow the network's own gradient either way.
 
     Returns:
         A predictions table, one block a condition.
@@ -62,7 +63,7 @@ def predictions_under(
     with runs.notebook_bar(len(conditions), name, "condition") as bar:
         for condition in conditions:
             scores = np.concatenate([
-                predict.scores(model, changed(model, chunk, condition, seed=seed))
+                predict.scores(model, changed(model, chunk, condition, seed=seed), mirror=mirror)
                 for chunk in _chunks(part)
             ])  # fmt: skip
             tables.append(
@@ -115,18 +116,15 @@ def score_test(
         A predictions table of the test split, and the threshold that was frozen with the model.
 
     Raises:
-        ValueError: The model was trained on other data, or a condition is unknown.
+        ValueError: The model was trained on other data or another split of them, or a
+            condition is unknown.
     """
     folder = Path(folder)
     model, facts = predict.load(folder)
-    if facts["data_digest"] != data.digest:
-        raise ValueError(
-            f"{folder.name} was trained on data {facts['data_digest'][:12]}, these are "
-            f"{data.digest[:12]}: its test images may have been in its training. Train it again."
-        )
+    predict.check_data(folder.name, facts, data)
     made = predictions_under(
         model, data.split("test", most=most, seed=seed), conditions, name=folder.name,
-        grouped=data.grouped, seed=seed,
+        grouped=data.grouped, seed=seed, mirror=facts.get("mirror", False),
     )  # fmt: skip
     runs.log_test_scoring(
         root, model=folder.name, data_digest=data.digest, model_digest=predict.weights_digest(model)
@@ -197,13 +195,13 @@ def train_against(
     """
     _check(condition)
     name = name or f"{models.model_name(recipe)}-against-{condition.replace(':', '')}".lower()
-    precision = train.choose_precision(profile)
     configuration = {
         "name": name, "recipe": recipe, "options": options, "condition": condition, "most": most,
         "learning_rate": learning_rate or models.find(recipe).learning_rate,
-        "precision": precision, **train.settings(data, profile),
+        **train.settings(data, profile),
     }  # fmt: skip
-    run = runs.RunFolder(Path(folder) / name, configuration)
+    run = train.run_folder(Path(folder) / name, configuration, profile)
+    precision = run.configuration["precision"]
     if run.kept():
         return run.path
     place = run.open()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -196,6 +197,16 @@ def claim(root: Path, *, profile: str, data_digest: str) -> Path:
     return Path(root)
 
 
+LATER = ("splits",)
+"""Keys of ``config.json`` that finished runs of earlier versions lack: there they do not count."""
+
+
+def _same(found: dict, wanted: dict, free: tuple[str, ...] = ()) -> bool:
+    """Whether two configurations are the same but for the keys in ``free``."""
+    one, other = ({k: v for k, v in c.items() if k not in free} for c in (found, wanted))
+    return digest(one) == digest(other)
+
+
 class RunFolder:
     """A folder that appears under its name only when everything in it is written.
 
@@ -219,7 +230,8 @@ class RunFolder:
         path = self.path / "config.json"
         if not os.environ.get(RESUME_VARIABLE) or not path.is_file():
             return False
-        return digest(json.loads(path.read_text(encoding="utf-8"))) == self.digest
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return _same(found, self.configuration, tuple(set(LATER) - set(found)))
 
     def open(self) -> Path:
         """Make the partial folder, or return the one that is there."""
@@ -240,6 +252,33 @@ class RunFolder:
         os.replace(self.partial, self.path)
         shutil.rmtree(old, ignore_errors=True)
         return self.path
+
+
+def earlier(
+    path: Path, configuration: dict, *, free: tuple[str, ...],
+    goes_on: Callable[[Path], bool] = Path.is_dir,
+) -> RunFolder | None:  # fmt: skip
+    """Return a run that is kept or goes on, and that decides some keys of its configuration.
+
+    Args:
+        path: As for ``RunFolder``.
+        configuration: As for ``RunFolder``; keys in ``free`` do not count.
+        free: What the run that is found decides.
+        goes_on: Whether a partial folder has anything to go on from.
+
+    Returns:
+        The run with the configuration that it was begun with; None where there is none.
+    """
+    partials = sorted(path.parent.glob(f".{glob.escape(path.name)}.*.partial"))
+    for place in (path, *partials):
+        if not (place / "config.json").is_file() or (place != path and not goes_on(place)):
+            continue
+        found = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        older = tuple(set(LATER) - set(found)) if place == path else ()
+        run = RunFolder(path, found)
+        if _same(found, configuration, (*free, *older)) and (place != path or run.kept()):
+            return run
+    return None
 
 
 def _put_back(path: Path) -> None:

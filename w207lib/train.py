@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,19 +91,20 @@ def fit(
     spec = models.find(recipe)
     if spec.schedule != "constant":
         profile = dataclasses.replace(profile, patience=profile.epochs)
-    precision = choose_precision(profile)
     augment = spec.augment if augment is None else augment
     configuration = {
         "name": name, "recipe": recipe, "options": options, "augment": augment,
         "learning_rate": learning_rate or spec.learning_rate,
-        "optimizer": optimizer or spec.optimizer, "images": images, "precision": precision,
+        "optimizer": optimizer or spec.optimizer, "images": images,
         "start": None if start is None else runs.file_digest(weights_file(start)),
         "head_only": head_only, **settings(data, profile),
     }  # fmt: skip
     own = models.own_file(recipe)
     if own is not None:
         configuration["recipe_digest"], source = runs.file_digest(own), own.read_bytes()
-    run = _run_folder(Path(folder) / name, configuration)
+    path = Path(folder) / name
+    run = run_folder(path, configuration, profile, free=PIECES, goes_on=_can_go_on)
+    precision = configuration["precision"] = run.configuration["precision"]
     if run.kept():
         (run.path / LAST).unlink(missing_ok=True)
         return run.path
@@ -171,6 +172,26 @@ def choose_precision(profile: Profile) -> str:
     return chosen
 
 
+def run_folder(
+    path: Path, configuration: dict, profile: Profile, *, free: tuple[str, ...] = (),
+    goes_on: Callable[[Path], bool] = Path.is_dir,
+) -> runs.RunFolder:  # fmt: skip
+    """Return a run's folder, the profile's ``precision`` added to its configuration.
+
+    For ``auto`` a run of otherwise the same configuration that is kept, or was begun, decides:
+    the next measurement, or machine, may choose another. Arguments as for ``runs.earlier``.
+    """
+    auto = profile.precision == "auto"
+    wanted = configuration | {"precision": profile.precision}
+    free = (*free, "precision") if auto else free
+    run = runs.earlier(path, wanted, free=free, goes_on=goes_on)
+    if run is None:
+        return runs.RunFolder(path, wanted | {"precision": choose_precision(profile)})
+    if auto:
+        _tell_precision(run.configuration["precision"], f"{path.name} was begun with it")
+    return run
+
+
 @functools.lru_cache
 def _tell_precision(chosen: str, reason: str) -> None:
     log.info("precision %s: %s", chosen, reason)  # once a process
@@ -181,6 +202,7 @@ def settings(data: Data, profile: Profile) -> dict:
     return {
         "image_size": data.size, "batch_size": profile.batch_size, "epochs": profile.epochs,
         "patience": profile.patience, "seed": profile.seed, "data_digest": data.digest,
+        "splits": data.split_digest,
     }  # fmt: skip
 
 
@@ -193,21 +215,6 @@ def weights_file(start: str | Path) -> Path:
             f"{path} does not exist; expected a finished run folder or a .keras file to start from."
         )
     return path
-
-
-def _run_folder(path: Path, configuration: dict) -> runs.RunFolder:
-    """Return the run's folder; that of an earlier start with micro-batches where there is one."""
-    wanted = runs.digest(configuration)
-    partials = sorted(path.parent.glob(f".{glob.escape(path.name)}.*.partial"))
-    for place in (path, *partials):
-        if not (place / "config.json").is_file() or (place != path and not _can_go_on(place)):
-            continue
-        found = json.loads((place / "config.json").read_text(encoding="utf-8"))
-        common = {key: found[key] for key in found if key not in PIECES}
-        run = runs.RunFolder(path, found)
-        if runs.digest(common) == wanted and (place != path or run.kept()):
-            return run
-    return runs.RunFolder(path, configuration)
 
 
 def _can_go_on(place: Path) -> bool:
@@ -320,7 +327,8 @@ def write_results(
     )
     predict.save_facts(
         place, recipe=facts["recipe"], image_size=data.size, threshold=threshold,
-        data_digest=data.digest, **({"mirror": True} if facts.get("mirror") else {}),
+        data_digest=data.digest, splits=data.split_digest,
+        **({"mirror": True} if facts.get("mirror") else {}),
         **({"weights_digest": weights_digest} if weights_digest else {}),
     )  # fmt: skip
     runs.write_json(place / "provenance.json", provenance.gather(seed=seed, data=data.digest))
@@ -351,6 +359,7 @@ def fit_baseline(
     name = name or baseline.replace(":", "_")
     configuration: dict = {
         "name": name, "recipe": baseline, "seed": profile.seed, "data_digest": data.digest,
+        "splits": data.split_digest,
         "most_rows": profile.svm_rows if baseline == "svm" else None,
     }  # fmt: skip
     run = runs.RunFolder(Path(folder) / name, configuration)

@@ -24,7 +24,7 @@ from w207lib.machine import accelerators
 from w207lib.machine.devices import quiet_keras
 from w207lib.pipeline import Data
 from w207lib.running import chief, provenance, worker
-from w207lib.train import choose_precision, precision_policy
+from w207lib.train import precision_policy, run_folder
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ def search(
         ImportError: Keras Tuner cannot be loaded.
     """
     space = SPACE if space is None else space
-    configuration = _configuration(data, profile, kind, space)
-    run = runs.RunFolder(Path(folder) / kind, configuration)
+    run = _run_folder(data, profile, folder, kind, space)
+    configuration = run.configuration
     if run.kept():
         return run.path
     place = run.open()
@@ -140,12 +140,13 @@ def work(
             or versions, or another folder.
         RuntimeError: The chief does not answer, or has given up.
     """
-    configuration = _configuration(data, profile, kind, SPACE if space is None else space)
+    run = _run_folder(data, profile, folder, kind, SPACE if space is None else space)
+    configuration = run.configuration
     with ExitStack() as stack:
         facts = _facts(data, configuration)
         line = stack.enter_context(worker.joined(address, name, facts, minutes=minutes))
         if kind == "hyperband":
-            place = runs.RunFolder(Path(folder) / kind, configuration).partial
+            place = run.partial
             if not (place / PROJECT).is_dir() or _search_id(place) != line.search_id:
                 raise ValueError(
                     f"{place} is not the chief's folder, and hyperband goes on from checkpoints "
@@ -190,8 +191,10 @@ def _search_id(place: Path) -> str:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _configuration(data: Data, profile: Profile, kind: str, space: dict) -> dict:
-    """Return what makes a search what it is, as its ``config.json`` has it."""
+def _run_folder(
+    data: Data, profile: Profile, folder: Path, kind: str, space: dict
+) -> runs.RunFolder:
+    """Return a search's folder; its configuration is what makes the search what it is."""
     if kind not in KINDS:
         raise ValueError(f"search {kind!r} is unknown; expected one of {', '.join(KINDS)}.")
     for name, values in space.items():
@@ -201,22 +204,21 @@ def _configuration(data: Data, profile: Profile, kind: str, space: dict) -> dict
                 f"of {', '.join(SPACE)}."
             )
     _require_tuner()
-    return {
+    configuration = {
         "recipe": RECIPE, "kind": kind, "space": space, "image_size": data.size,
         "trials": profile.tuning_trials, "epochs": profile.tuning_epochs,
         "images": profile.tuning_images, "batch_size": profile.batch_size,
-        "precision": choose_precision(profile), "seed": profile.seed, "data_digest": data.digest,
+        "seed": profile.seed, "data_digest": data.digest,
     }  # fmt: skip
+    return run_folder(Path(folder) / kind, configuration, profile)
 
 
 def _facts(data: Data, configuration: dict) -> dict:
     """Return what chief and workers must have alike."""
-    rows = data.manifest[["path", "status", "split"]].sort_values("path")
     software = {name: version(name) for name in ("keras", "keras-tuner", "numpy")}
     software |= {"w207lib": __version__, "backend": quiet_keras().backend.backend()}
     return configuration | {
-        "objective": OBJECTIVE, "splits": runs.digest(rows.to_numpy().tolist()),
-        "software": software,
+        "objective": OBJECTIVE, "splits": data.split_digest, "software": software,
     }  # fmt: skip
 
 

@@ -78,10 +78,14 @@ def _work_at_search(options, profile: Profile, root: Path) -> int:
 
 
 def settings(options, **changes) -> tuple[Profile, Path]:
-    """Return the profile and run folder of a training command."""
-    datasets.locate(options.data)
+    """Return the profile and run folder of a training command.
+
+    Data are what ``--data`` names, else the profile's, else the sample; the profile is what
+    ``--profile`` names, else the data set's own, else the sample's.
+    """
     name = options.profile or (options.data if options.data in config.PROFILES else "sample")
     found = config.load(name, seed=options.seed, image_size=options.image_size, **changes)
-    if options.data != found.dataset:
+    if options.data not in (None, found.dataset):
         found = dataclasses.replace(found, name=options.data, dataset=options.data)
+    datasets.locate(found.dataset)
     return found, (options.out or runs.run_root(found)).resolve()

@@ -63,8 +63,9 @@ def export(
         (``.keras``, without optimizer).
 
     Raises:
-        ValueError: The model was trained on other data, or its ONNX file answers differently;
-            or a data set of photographs is unknown, or the converter is not installed.
+        ValueError: The model was trained on other data or another split of them, or its ONNX
+            file answers differently; or a data set of photographs is unknown, or the converter
+            is not installed.
     """
     if not importlib.util.find_spec("tf2onnx"):
         raise ValueError("the ONNX converter is not installed. Run: python make.py setup --export")
@@ -73,11 +74,7 @@ def export(
     folder = Path(folder)
     name = name or folder.name
     trained, facts = predict.load(folder)
-    if facts["data_digest"] != data.digest:
-        raise ValueError(
-            f"{folder.name} was trained on data {facts['data_digest'][:12]}, these are "
-            f"{data.digest[:12]}. Export it with the data set it was trained on."
-        )
+    predict.check_data(folder.name, facts, data)
     target = Path(target) if target else detector.models_folder()
     target.mkdir(parents=True, exist_ok=True)
     configuration = _configuration(folder)
