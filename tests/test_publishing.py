@@ -1,12 +1,13 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from w207lib import report
-from w207lib.pages import publishing
+from w207lib.pages import publishing, readme
 
 
 def change_status(finished_run, status):
@@ -57,3 +58,19 @@ def test_a_folder_that_is_no_whole_run_is_refused(finished_run, home, name):
     with pytest.raises(ValueError, match=f"has no {name}, so it is no"):
         publishing.publish(finished_run)
     assert not (home / "results").exists()
+
+
+def test_trainings_without_notebooks_are_published_with_all_their_seeds(finished_run):
+    (finished_run / "summary.json").unlink()
+    first = finished_run / "models/random_forest"
+    again = shutil.copytree(first, first.with_name("random_forest-seed208"))
+    for name in ("predictions", "test"):
+        table = pd.read_parquet(again / f"{name}.parquet").assign(model=again.name)
+        table.to_parquet(again / f"{name}.parquet")
+    made = json.loads((again / "provenance.json").read_text())
+    (again / "provenance.json").write_text(json.dumps(made | {"seed": 208}))
+    target = publishing.publish(finished_run)
+    provenance = json.loads((target / "provenance.json").read_text())
+    assert provenance["seed"] == 207 and provenance["seeds"] == [207, 208]
+    assert len(pd.read_csv(target / "metrics.csv")) == 3
+    assert "test images. Seeds 207, 208, " in readme._markdown_results(target)

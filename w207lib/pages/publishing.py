@@ -114,9 +114,13 @@ def _summary(root: Path) -> dict:
             f"w207 evaluate {root} --test"
         )
     claim = json.loads((root / "run.json").read_text(encoding="utf-8"))
-    last = json.loads((folders[-1] / "provenance.json").read_text(encoding="utf-8"))
+    known = [
+        json.loads((folder / "provenance.json").read_text(encoding="utf-8")) for folder in folders
+    ]
+    seeds = sorted({made["seed"] for made in known})
     return {
-        "profile": claim["profile"], "notebooks": {}, "parameters": {}, "provenance": last,
+        "profile": claim["profile"], "notebooks": {}, "parameters": {},
+        "provenance": known[-1] | {"seed": seeds[0], "seeds": seeds},
     }  # fmt: skip
 
 

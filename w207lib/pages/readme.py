@@ -92,9 +92,11 @@ def _markdown_results(folder: Path) -> str:
     images, command = int(table["n"].max()), ""
     if (folder / "notebooks.csv").is_file():
         command = f"Command: `w207 run --profile {folder.name}`, "
+    seeds = provenance.get("seeds", [provenance["seed"]])
+    said = f"eed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     lines += [
         "",
-        f"{images:,} test images. {command}{'s' if command else 'S'}eed {provenance['seed']}, "
+        f"{images:,} test images. {command}{'s' if command else 'S'}{said}, "
         f"{provenance['processors']} processors, {took:.0f} minutes of training, commit "
         f"`{provenance['commit']}`.",
     ]
