@@ -170,10 +170,12 @@ def test_resuming_executes_again_what_has_changed_and_what_needs_it(
 
 
 def test_without_resume_all_are_executed_again_and_half_made_models_dropped(
-    four, tmp_path, executed
+    four, tmp_path, executed, monkeypatch
 ):
     run(tmp_path / "run")
-    partial = runs.RunFolder(tmp_path / "run" / "models" / "m", {}).open()
+    with monkeypatch.context() as notebook:
+        notebook.setenv(runs.NOTEBOOK_VARIABLE, "02")
+        partial = runs.RunFolder(tmp_path / "run" / "models" / "m", {}).open()
     executed.clear()
     run(tmp_path / "run", resume=True)
     assert partial.exists()

@@ -327,7 +327,7 @@ def test_a_training_is_on_the_data_it_is_given_else_on_its_profiles(
 
 @pytest.mark.parametrize(
     ("words", "epochs", "batch"),
-    [([], 24, 128), (["--epochs", "3"], 3, 128), (["--batch-size", "16"], 24, 16)],
+    [([], 32, 128), (["--epochs", "3"], 3, 128), (["--batch-size", "16"], 32, 16)],
 )
 def test_compact_is_trained_at_its_own_pace_unless_told_otherwise(
     capsys, imported, monkeypatch, words, epochs, batch

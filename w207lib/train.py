@@ -178,8 +178,13 @@ def run_folder(
 ) -> runs.RunFolder:  # fmt: skip
     """Return a run's folder, the profile's ``precision`` added to its configuration.
 
-    For ``auto`` a run of otherwise the same configuration that is kept, or was begun, decides:
-    the next measurement, or machine, may choose another. Arguments as for ``runs.earlier``.
+    For ``auto`` a run that is kept, or was begun, decides: another measurement may differ.
+
+    Args:
+        path: As for ``runs.earlier``.
+        configuration: Likewise, without the precision.
+        profile: Names the precision, or ``auto``.
+        free: As for ``runs.earlier``, and so is ``goes_on``.
     """
     auto = profile.precision == "auto"
     wanted = configuration | {"precision": profile.precision}
