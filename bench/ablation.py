@@ -187,7 +187,7 @@ def compiled(keras, model, way: Way, steps: int) -> None:
     if sgd or way.average:
         changed = optimizer.get_config() | (
             {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4} if sgd else
-            {"use_ema": True, "ema_momentum": 0.998}
+            {"use_ema": True, "ema_momentum": 0.99}  # of 780 steps
         )  # fmt: skip
         optimizer = type(optimizer).from_config(changed)
     loss = keras.losses.BinaryCrossentropy(label_smoothing=way.smoothing)
