@@ -21,8 +21,8 @@ import pandas as pd
 
 SEED, SEEDS = 207, 5
 AUGMENT = {"horizontal_flip": True, "blur": 0.5}
-"""Of all ways but those that say otherwise. What the recipe has beside it pays in long trainings
-alone."""
+"""Of all ways but those that say otherwise. What the recipe has beside it, for long trainings, are
+ways of their own."""
 
 
 @dataclass(frozen=True)
