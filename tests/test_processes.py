@@ -22,8 +22,10 @@ from w207lib import train
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="forks, signals and mounts as Linux has them"
 )
-FEW = {"import": 2, "train": 2, "run": 1, "slides": 1}
+FEW = {"import": 2, "train": 2, "tune": 1, "run": 1, "slides": 1}
 MANY = 30
+ROUNDS = 4
+"""How often moments are drawn until enough of them came before a command's end."""
 SEED = "207"
 
 PREPARE = """from w207lib import config, pipeline, plots, runs
@@ -57,6 +59,7 @@ class Command(NamedTuple):
     leave: tuple[str, ...] = ()
 
 
+REAL_NOTEBOOKS = sorted((killing.ROOT / "notebooks").glob("*.ipynb"))
 RUN = ["--out", "runs/mine"]
 NOTEBOOKS = ["run", "--profile", "tiny", *RUN]
 SEARCH = ["tune", "--data", "tiny", "--profile", "tiny", *RUN]
@@ -70,13 +73,20 @@ COMMANDS = {
         ["train", "two_conv", "random_forest", "--data", "tiny", "--profile", "tiny", *RUN,
          "--resume"], "runs", LEAVE,
     ),
+    "import sample": Command(["data", "add", "mine", "data/sample"],
+                             ["data", "add", "mine", "data/sample"], "data", ("manifest.json",)),
     "train sample": Command(
         ["train", "two_conv", "--epochs", "3", *RUN],
         ["train", "two_conv", "--epochs", "3", *RUN, "--resume"], "runs", LEAVE,
     ),
-    "tune": Command(SEARCH, SEARCH, "runs", LEAVE),
-    "tune bayesian": Command([*SEARCH, "--kind", "bayesian"], [*SEARCH, "--kind", "bayesian"],
-                             "runs", (*LEAVE, "trials.csv", "best.json")),
+    "tune sample": Command(["tune", *RUN], ["tune", *RUN, "--resume"], "runs", LEAVE),
+    "run sample": Command(["run", *RUN, "--to", "04"], ["run", *RUN, "--to", "04", "--resume"],
+                          "runs", (*LEAVE, *(f"{path.stem}.html" for path in REAL_NOTEBOOKS))),
+    "tune": Command(SEARCH, [*SEARCH, "--resume"], "runs", LEAVE),
+    "tune bayesian": Command(
+        [*SEARCH, "--kind", "bayesian"], [*SEARCH, "--kind", "bayesian", "--resume"], "runs",
+        (*LEAVE, "trials.csv", "best.json"),
+    ),
     "run": Command([*NOTEBOOKS, "--to", "02"], [*NOTEBOOKS, "--to", "02", "--resume"], "runs",
                    LEAVE),
     "run network": Command(NOTEBOOKS, [*NOTEBOOKS, "--resume"], "runs", LEAVE),
@@ -135,6 +145,7 @@ def sample(nursery, tmp_path_factory):
     home = tmp_path_factory.mktemp("sample") / "base"
     shutil.copytree(killing.ROOT / "data/sample", home / "data/sample",
                     ignore=shutil.ignore_patterns("cache"))  # fmt: skip
+    os.symlink(killing.ROOT / "notebooks", home / "notebooks")
     done = nursery.run(["train", "dummy:prior", *RUN], home)
     assert done.status == 0, done.text
     return home
@@ -147,7 +158,8 @@ def undisturbed(nursery, request):
 
     def get(name):
         if name not in known:
-            fixture = {"slides": "deck", "train sample": "sample"}.get(name, "base")
+            fixture = "sample" if name.endswith("sample") else "base"
+            fixture = "deck" if name == "slides" else fixture
             start = request.getfixturevalue(fixture)
             home = shutil.copytree(start, start.with_name(name), symlinks=True)
             command = COMMANDS[name]
@@ -168,17 +180,31 @@ def whole_models(home):
     return {pd.read_parquet(path)["model"].iloc[0] for path in whole}
 
 
+def trained(home):
+    """Return how many epochs and trials the log of the user's run says were trained, in all."""
+    log = home / "runs/mine/run.log"
+    text = log.read_text("utf-8") if log.is_file() else ""
+    return len(re.findall(r": epoch \d+ of |search: trial \S+ COMPLETED", text))
+
+
 def kill_and_go_on(nursery, name, undisturbed, tally, count):
     start, ended, expected = undisturbed(name)
-    command, faults = COMMANDS[name], []
+    command, faults, kills = COMMANDS[name], [], 0
+    needed = trained(start.with_name(name))
+    print(f"{name}: {ended.seconds:.1f} s undisturbed, {ended.changes} changes to files, "
+          f"{needed} epochs and trials", flush=True)  # fmt: skip
     with tally("processes", f"killed at any moment: w207 {name}") as tried:
-        drawn = killing.moments(ended.seconds, ended.changes, count, SEED + name)
-        for number, moment in enumerate(drawn):
+        for number, moment in enumerate(
+            moment for again in range(ROUNDS) for moment in
+            killing.moments(ended.seconds, ended.changes, count, f"{SEED}{name}{again or ''}")
+        ):  # fmt: skip
             home = start.with_name(f"{name}-{number}")
             shutil.copytree(start, home, symlinks=True)
             killed = nursery.run(command.first, home, **moment)
+            kills += killed.status is None
             lost = len(whole_models(start) - whole_models(home))
             went_on = nursery.run(command.again, home)
+            lost += max(0, trained(home) - needed - 1)  # all but that in progress, trained twice
             found = killing.facts(home / command.product, leave=command.leave)
             wrong = killing.differences(found, expected)
             if went_on.status != 0:
@@ -186,10 +212,14 @@ def kill_and_go_on(nursery, name, undisturbed, tally, count):
             print(f"{name} {number} {moment} killed {killed.status is None} after "
                   f"{killed.seconds:.1f} s, went on {went_on.seconds:.1f} s: {lost} lost, {wrong}",
                   flush=True)  # fmt: skip
-            tried(survived=not wrong, lost=lost)
             faults += [(moment, line) for line in wrong] + [(moment, "lost")] * lost
             shutil.rmtree(home)
+            if killed.status is None:  # else it had ended before
+                tried(survived=not wrong, lost=lost)
+            if kills == count:
+                break
     assert not faults
+    assert kills == count
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -198,12 +228,13 @@ def test_a_killed_command_goes_on_and_equals_an_undisturbed_one(nursery, name, u
 
 
 @pytest.mark.slow
-def test_three_kills_of_a_training_on_the_sample(nursery, undisturbed, tally):
-    kill_and_go_on(nursery, "train sample", undisturbed, tally, 3)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name.endswith("sample")])
+def test_three_kills_spread_over_a_command_on_the_sample(nursery, name, undisturbed, tally):
+    kill_and_go_on(nursery, name, undisturbed, tally, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train sample"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if not name.endswith("sample")])
 def test_thirty_kills_spread_over_a_command(nursery, name, undisturbed, tally):
     kill_and_go_on(nursery, name, undisturbed, tally, MANY)
 
@@ -339,7 +370,14 @@ def clock(tmp_path_factory):
     if sys.platform != "linux" or not shutil.which("cc"):
         pytest.skip("another clock needs Linux and a C compiler")
     subprocess.run(words, check=True)
-    return lambda days: {"LD_PRELOAD": str(library), "TEST_CLOCK": str(days * 86400)}
+
+    def shifted(days):
+        return {"LD_PRELOAD": str(library), "TEST_CLOCK": str(days * 86400)}
+
+    words = [sys.executable, "-c", "import time; print(time.time())"]
+    shown = subprocess.run(words, env=os.environ | shifted(400), stdout=subprocess.PIPE, check=True)
+    assert float(shown.stdout) - time.time() == pytest.approx(400 * 86400, abs=600)
+    return shifted
 
 
 @pytest.mark.parametrize("years", [-55, 30])
@@ -435,21 +473,55 @@ def test_a_run_is_repeated_to_the_bit_from_a_models_provenance(undisturbed, tall
         tried()
 
 
+@pytest.fixture(scope="module")
+def six_epochs(sample):
+    """Train on the sample for six epochs with such settings, once; return the project's folder."""
+    known = {}
+
+    def get(**settings):
+        key = "-".join(["six", *settings.values()])
+        if key not in known:
+            home = shutil.copytree(sample, sample.with_name(key), symlinks=True)
+            done = subprocess.run(
+                [sys.executable, "-m", "w207lib.cli", "train", "two_conv", "--epochs", "6", *RUN],
+                capture_output=True, text=True, env=killing.environment(home, **settings),
+                cwd=home,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            known[key] = home
+        return known[key]
+
+    return get
+
+
+OTHER_MACHINES = [
+    {"TF_NUM_INTRAOP_THREADS": "1"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}, {"KERAS_BACKEND": "jax"}
+]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings", [{"TF_NUM_INTRAOP_THREADS": "1"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}]
-)
-def test_another_machine_trains_alike_within_the_stated_tolerance(undisturbed, tally, settings):
-    start, _, _ = undisturbed("train")
-    here = start.with_name("train") / "runs/mine/models/two_conv"
-    home = shutil.copytree(start, start.with_name(f"train-{'-'.join(settings)}"))
-    with tally("reproducibility", "trained with other threads or instructions") as tried:
-        done = subprocess.run(
-            [sys.executable, "-m", "w207lib.cli", *COMMANDS["train"].first], cwd=home,
-            capture_output=True, text=True, env=killing.environment(home, **settings),
-        )  # fmt: skip
+@pytest.mark.parametrize("settings", OTHER_MACHINES, ids=lambda one: "".join(one))
+def test_a_repeat_takes_the_settings_of_the_environment_too(sample, six_epochs, tally, settings):
+    first = six_epochs(**settings)
+    folder = first / "runs/mine/models/two_conv"
+    provenance = json.loads((folder / "provenance.json").read_text("utf-8"))
+    assert provenance["environment"].items() >= settings.items()
+    home = shutil.copytree(sample, sample.with_name(f"{first.name}-again"), symlinks=True)
+    with tally("reproducibility", "repeated from provenance.json: other settings") as tried:
+        done = repeat(provenance, home)
         assert done.returncode == 0, done.stderr
-        there = home / "runs/mine/models/two_conv"
+        found, expected = (killing.facts(one / "runs", leave=LEAVE) for one in (home, first))
+        assert killing.differences(found, expected) == []
+        tried()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", OTHER_MACHINES, ids=lambda one: "".join(one))
+def test_another_machine_trains_alike_within_the_stated_tolerance(six_epochs, tally, settings):
+    here, there = (
+        home / "runs/mine/models/two_conv" for home in (six_epochs(), six_epochs(**settings))
+    )
+    with tally("reproducibility", "trained with other threads, instructions, backend") as tried:
         first, other = (train.read_history(folder) for folder in (here, there))
         assert other["loss"][0] == pytest.approx(first["loss"][0], abs=0.01)
         ends = [train.read_metrics(folder)["scores"][1]["accuracy"] for folder in (here, there)]

@@ -86,10 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="first", metavar="NN", help="nothing before this one")
     run.add_argument("--to", dest="last", metavar="NN", help="nothing behind this one")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and its cost")
-    run.add_argument("--json", metavar="FILE", type=Path, help="write the dry run's estimate there")
+    run.add_argument(
+        "--json", metavar="FILE", type=_here, help="write the dry run's estimate there"
+    )
     run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
                      help="set a notebook's parameter (repeatable)")  # fmt: skip
-    run.add_argument("--out", metavar="DIR", type=Path, help="run folder (runs/PROFILE)")
+    run.add_argument("--out", metavar="DIR", type=_here, help="run folder (runs/PROFILE)")
 
     data = commands.add_parser("data", help="import data sets, or list them")
     kinds = data.add_subparsers(metavar="ACTION", required=True)
@@ -124,14 +126,14 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument(
         "--predictions",
         metavar="FILE",
-        type=Path,
+        type=_here,
         help="a run's predictions: accuracy with and without leaked images",
     )
-    audit.add_argument("--json", metavar="FILE", type=Path, help="write the findings there")
+    audit.add_argument("--json", metavar="FILE", type=_here, help="write the findings there")
     audit.add_argument(
         "--out",
         metavar="DIR",
-        type=Path,
+        type=_here,
         help="write page, tables, figures and the images concerned there",
     )
 
@@ -153,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch-size", type=int, metavar="N", help="images a training step")
     train.add_argument("--learning-rate", type=float, metavar="X", help="the optimizer's rate")
     train.add_argument("--augment", action="store_true", help="with random changes of the images")
-    train.add_argument("--start", metavar="RUN_OR_FILE", type=Path,
+    train.add_argument("--start", metavar="RUN_OR_FILE", type=_here,
                        help="weights of the same layers to start from")  # fmt: skip
     train.add_argument("--tensorboard", action="store_true", help="write TensorBoard's logs")
 
@@ -181,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="such as without-GAN (repeatable; all)")  # fmt: skip
     general.add_argument("--seed", type=int, metavar="N", help="seed of everything random")
     general.add_argument("--resume", action="store_true", help="leave out what is already whole")
-    general.add_argument("--out", metavar="DIR", type=Path, help="run folder (runs/NAME)")
+    general.add_argument("--out", metavar="DIR", type=_here, help="run folder (runs/NAME)")
 
     tune = _command(
         commands,
@@ -207,12 +209,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(
         commands, "evaluate", "cli_evidence.evaluate_table", "metrics from a predictions table"
     )
-    evaluate.add_argument("source", metavar="RUN_OR_TABLE", type=Path,
+    evaluate.add_argument("source", metavar="RUN_OR_TABLE", type=_here,
                           help="a run folder, or predictions as .parquet or .csv")  # fmt: skip
     evaluate.add_argument("--by", metavar="COLUMN", help="one row for each of its values")
     evaluate.add_argument("--threshold", type=float, metavar="X",
                           help="instead of the one chosen on validation")  # fmt: skip
-    evaluate.add_argument("--csv", metavar="FILE", type=Path, help="write all columns there")
+    evaluate.add_argument("--csv", metavar="FILE", type=_here, help="write all columns there")
     evaluate.add_argument(
         "--test",
         action="store_true",
@@ -221,11 +223,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--page",
         metavar="FILE",
-        type=Path,
+        type=_here,
         help="write calibration, operating points and comparisons, too",
     )
 
-    evaluate.add_argument("--audit", metavar="DIR", type=Path,
+    evaluate.add_argument("--audit", metavar="DIR", type=_here,
                           help="an audit's folder: the page leaves leaked ones out")  # fmt: skip
 
     predict = _command(commands, "predict", "cli_detector.judge_pictures",
@@ -238,25 +240,30 @@ def _parser() -> argparse.ArgumentParser:
                          help="list the shipped detectors, and what each is good at")  # fmt: skip
     predict.add_argument("--model", default="compact", metavar="NAME_OR_FILE",
                          help="a shipped detector, or an .onnx file (compact)")  # fmt: skip
-    predict.add_argument("--csv", metavar="FILE", help="write the rows there (- for the terminal)")
+    predict.add_argument(
+        "--csv",
+        metavar="FILE",
+        type=lambda text: str(_here(text)),
+        help="write the rows there (- for the terminal)",
+    )
     predict.add_argument("--json", metavar="FILE", help="write the rows there (- for the terminal)")
 
     export = _command(
         commands, "export", "cli_detector.export_network", "turn a trained network into a detector"
     )
-    export.add_argument("folder", metavar="MODEL", type=Path,
+    export.add_argument("folder", metavar="MODEL", type=_here,
                         help="a model's run folder: runs/cifake/models/compact")  # fmt: skip
     export.add_argument("--name", help="what to call it (the folder's name)")
     export.add_argument("--purpose", default="", metavar="TEXT",
                         help="a sentence on what it is good at")  # fmt: skip
     export.add_argument("--photographs", action="append", default=[], metavar="NAME",
                         help="a data set to count false accusations on (repeatable)")  # fmt: skip
-    export.add_argument("--out", metavar="DIR", type=Path, help="where to (data/models)")
+    export.add_argument("--out", metavar="DIR", type=_here, help="where to (data/models)")
 
     publish = _command(
         commands, "publish", "cli_publish.publish_run", "copy a run's public part into results/"
     )
-    publish.add_argument("folder", metavar="RUN", type=Path, help="a run folder: runs/cifake")
+    publish.add_argument("folder", metavar="RUN", type=_here, help="a run folder: runs/cifake")
     publish.add_argument("--name", help="folder of results/ to replace (the run's profile)")
 
     sync = _command(
@@ -291,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
                      "write copies of the notebooks that set themselves up on Colab")  # fmt: skip
     colab.add_argument("--repository", required=True, metavar="URL",
                        help="what the first cell clones")  # fmt: skip
-    colab.add_argument("--out", type=Path, default=Path("colab"), metavar="DIR",
+    colab.add_argument("--out", type=_here, default=Path("colab"), metavar="DIR",
                        help="folder for the copies (colab)")  # fmt: skip
     _command(commands, "doctor", "cli_run.print_doctor", "say what this machine has")
     return parser
@@ -304,6 +311,18 @@ def _command(commands, name: str, function: str, text: str) -> argparse.Argument
     return parser
 
 
+def _here(text: str) -> Path:
+    """Return a path on this machine; an address would be taken for a folder called ``s3:``."""
+    from w207lib.reading import remote
+
+    if remote.is_remote(text):
+        raise argparse.ArgumentTypeError(
+            f"{text} is an address; expected a path on this machine, which "
+            f"`w207 sync` copies to a bucket and back"
+        )
+    return Path(text)
+
+
 def _cluster_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cluster", metavar="ADDRESS",
                         help="read images on a Dask cluster: tcp://host:8786")  # fmt: skip
@@ -314,7 +333,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", metavar="NAME", help="settings (the data set's own)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the input")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of everything random")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="run folder (runs/PROFILE)")
+    parser.add_argument("--out", metavar="DIR", type=_here, help="run folder (runs/PROFILE)")
 
 
 def _one_line(error: Exception) -> str:

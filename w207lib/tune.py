@@ -180,6 +180,7 @@ def _restore(place: Path) -> None:
         if f"{path.name}/trial.json" not in texts:
             shutil.rmtree(path)
     for name, text in texts.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(text, encoding="utf-8")
 
 

@@ -87,14 +87,17 @@ def open_image(path: str | Path | Remote) -> tuple[Image.Image, dict]:
         UnreadableImage: As for ``read_image``.
         OSError: The file cannot be opened at all.
     """
+    too_large = f"more than {MOST_BYTES / 2**30:g} GiB"
     if isinstance(path, Remote):
-        return decode(path.read_bytes(), path)
+        if len(data := path.read_bytes()) > MOST_BYTES:
+            raise UnreadableImage(path, "corrupted", too_large)
+        return decode(data, path)
     kind = os.stat(path).st_mode
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # a pipe would be waited for, for ever
         raise UnreadableImage(path, "corrupted", "it is no file but a pipe or a device")
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size > MOST_BYTES:
-            raise UnreadableImage(path, "corrupted", f"more than {MOST_BYTES / 2**30:g} GiB")
+            raise UnreadableImage(path, "corrupted", too_large)
         return decode(file.read(), path)
 
 

@@ -26,6 +26,7 @@ def find_images(arguments: Iterable[str]) -> list[Path | Remote]:
 
     Raises:
         ValueError: A folder or a pattern has no image.
+        OSError: A folder below one that was named may not be looked into.
     """
     found: dict[Path | Remote, None] = {}
     some: Sequence[Path | Remote]
@@ -34,9 +35,7 @@ def find_images(arguments: Iterable[str]) -> list[Path | Remote]:
         if remote.is_remote(word):
             some, kind = _find_remote(remote.parse(word)), "address"
         elif os.path.isdir(word):  # Path.is_dir raises on what cannot be a name
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
-            seen = (p for p in files if not _hidden(p.relative_to(path)))
-            some, kind = [p for p in seen if not os.path.isdir(p)], "folder"
+            some, kind = _below(path), "folder"
         elif not os.path.lexists(word) and glob.has_magic(word):
             some = [p for p in sorted(_fitting(word)) if os.path.isfile(p)]
             kind = "pattern"
@@ -49,6 +48,17 @@ def find_images(arguments: Iterable[str]) -> list[Path | Remote]:
             )
         found |= dict.fromkeys(some)
     return list(found)
+
+
+def _below(folder: Path) -> list[Path]:
+    def refuse(error: OSError):
+        raise error  # os.walk would leave the folder out in silence
+
+    found = [
+        Path(place) / name for place, _, names in os.walk(folder, onerror=refuse) for name in names
+    ]
+    seen = (path for path in found if not _hidden(path.relative_to(folder)))
+    return sorted(path for path in seen if path.suffix.lower() in images.SUFFIXES)
 
 
 def _find_remote(place: Remote) -> list[Remote]:

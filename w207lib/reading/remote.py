@@ -22,8 +22,9 @@ CREDENTIALS = (
     "expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role; "
     "for a public bucket FSSPEC_S3_ANON=true"
 )
-AHEAD, AHEAD_BYTES = 64, 64 * 2**20
-"""Objects that are asked for at a time, so that nobody waits for each answer by itself."""
+FIRST, AHEAD, AHEAD_BYTES = 8, 64, 64 * 2**20
+"""Objects that are asked for at a time, so that nobody waits for each answer by itself: at first,
+and then at most, so that those of the last time's size would hold so many bytes."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def listing(folder: Remote) -> list[Listed]:
 
 
 def files(root: Path | Remote, paths: Iterable[str]) -> Iterator[Path | Remote]:
-    """Yield the files below a root, those of a store received some dozens at a time.
+    """Yield the files below a root, those of a store received up to some dozens at a time.
 
     Args:
         root: A folder.
@@ -178,14 +179,18 @@ def files(root: Path | Remote, paths: Iterable[str]) -> Iterator[Path | Remote]:
     if not isinstance(root, Remote):
         yield from (root / path for path in paths)
         return
-    for start in range(0, len(paths), AHEAD):
-        part = [root / path for path in paths[start : start + AHEAD]]
+    start, count = 0, min(FIRST, AHEAD)
+    while start < len(paths):
+        part = [root / path for path in paths[start : start + count]]
+        start += len(part)
         with explained(root.url):
             store, _ = client(root.url)
             places = [client(file.url)[1] for file in part]
             found = store.cat(places, on_error="return", **_at_once(store))
         if isinstance(found, bytes):  # of one alone
             found = {places[0]: found}
+        size = sum(len(data) for data in found.values() if isinstance(data, bytes)) // len(part)
+        count = max(1, min(AHEAD, AHEAD_BYTES // max(size, 1)))
         for file, place in zip(part, places, strict=True):
             yield Remote(file.url, found[place])
 

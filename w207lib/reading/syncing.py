@@ -30,6 +30,9 @@ BLOCK, AT_ONCE = 8 * 2**20, 4
 PART = 64 * 2**20
 """Bytes of a part of an upload; files below two parts are sent whole. S3 takes 10,000 parts."""
 THREADS = 8
+STATES = ("last.keras", "search.json")
+"""What trainings and searches go on from, written last of all that belongs to it. It is sent
+first: then the rest is never older, as after a kill, which a run survives."""
 METADATA = "w207-sha256"
 
 _log = logging.getLogger(__name__)
@@ -152,9 +155,11 @@ def upload(source: Path, target: Remote) -> bool:
         if _is_same(source, target, facts(target), sent=sha256):
             return True
         if source.stat().st_mtime_ns == before.st_mtime_ns:
+            with remote.explained(target.url):
+                store.rm_file(path)
             raise OSError(
-                f"{target}: it arrived damaged (its checksum is not that of {source}); run the "
-                "same command again."
+                f"{target}: it arrived damaged (its checksum is not that of {source}) and was "
+                "removed; run the same command again."
             )
     raise OSError(f"{source} changes faster than it can be sent; copy it when its run has ended.")
 
@@ -184,27 +189,33 @@ def sync(source: str | Path, target: str | Path) -> tuple[int, int, int]:
             "s3://bucket/prefix, in the order from, to."
         )
     if up:
-        pairs = list(_upwards(Path(source).expanduser(), remote.parse(str(target))))
+        folder, place = Path(source).expanduser(), remote.parse(str(target))
+        rounds = [_upwards(folder, place, states) for states in (True, False)]
     else:
-        pairs = list(_downwards(remote.parse(str(source)), Path(target).expanduser()))
+        rounds = [_downwards(remote.parse(str(source)), Path(target).expanduser())]
     copied = size = 0
     with (
         ThreadPoolExecutor(THREADS) as pool,
-        tqdm(total=len(pairs), desc="copy", unit="file", leave=False) as bar,
+        tqdm(total=0, desc="copy", unit="file", leave=False) as bar,
     ):
-        jobs = [pool.submit(_copy, path, file, tag, up) for path, file, tag in pairs]
-        try:
-            for job in jobs:
-                done = job.result()
-                copied, size = copied + (done is not None), size + (done or 0)
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return copied, size, len(pairs) - copied
+        for pairs in rounds:
+            jobs = [pool.submit(_copy, path, file, tag, up) for path, file, tag in pairs]
+            bar.total += len(jobs)
+            try:
+                for job in jobs:
+                    done = job.result()
+                    copied, size = copied + (done is not None), size + (done or 0)
+                    bar.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    return copied, size, bar.total - copied
 
 
-def _upwards(folder: Path, target: Remote) -> Iterator[tuple[Path, Remote, str | None]]:
+def _upwards(
+    folder: Path, target: Remote, states: bool
+) -> Iterator[tuple[Path, Remote, str | None]]:
+    """Yield what is to be sent: ``STATES``, or all the rest; found when it is asked for."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; expected one such as runs/cifake.")
     try:
@@ -212,7 +223,7 @@ def _upwards(folder: Path, target: Remote) -> Iterator[tuple[Path, Remote, str |
     except FileNotFoundError:  # the bucket is missing, or there is nothing yet: sending tells
         there = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and not path.name.startswith(".") and (path.name in STATES) == states:
             name = path.relative_to(folder).as_posix()
             yield path, target / name, there.get(name)
 
@@ -246,13 +257,16 @@ def _is_same(path: Path, file: Remote, known: Facts, *, sent: str | None = None)
     """Return whether a file and an object are the same; ``sent`` is no proof, as it was ours."""
     if path.stat().st_size != known.size:
         return False
-    if known.md5 and known.md5 == _md5(path, known.md5):
-        return True
-    if known.sha256 and (sent is None or known.md5 is None):
+    if known.md5:
+        if known.md5 == _md5(path, known.md5):
+            return True
+        if sent or "-" not in known.md5:  # else the parts may be of another size
+            return False
+    if known.sha256:
         return runs.file_digest(path) == known.sha256
-    if known.md5 is None:
-        return hashlib.sha256(file.read_bytes()).hexdigest() == runs.file_digest(path)
-    return False
+    if known.md5:
+        return False
+    return hashlib.sha256(file.read_bytes()).hexdigest() == runs.file_digest(path)
 
 
 def _md5(path: Path, tag: str) -> str:

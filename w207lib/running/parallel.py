@@ -25,7 +25,7 @@ TIMEOUT = 20
 """Seconds to wait for a scheduler, and for a first worker."""
 WAITING = 4
 """Tasks a processor of the cluster that have been sent and not come back."""
-PACKAGES = ("w207lib", "numpy", "pandas", "pillow")
+PACKAGES = ("w207lib", "numpy", "onnxruntime", "pandas", "pillow")
 
 _client: ContextVar = ContextVar("client", default=None)
 
@@ -171,4 +171,11 @@ def _look(token: str) -> tuple[bool, dict[str, str]]:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{n: metadata.version(n) for n in PACKAGES}}
+    """Return what results depend on: versions, and a digest of this project's own sources."""
+    own = Path(__file__).resolve().parents[1]
+    sources = [[path.relative_to(own).as_posix(), path.read_text(encoding="utf-8")]
+               for path in sorted(own.rglob("*.py"))]  # fmt: skip
+    return {
+        "python": platform.python_version(), **{n: metadata.version(n) for n in PACKAGES},
+        "sources": runs.digest(sources),
+    }  # fmt: skip
