@@ -77,11 +77,11 @@ def training() -> pd.DataFrame | None:
 SECTIONS = (
     (
         "Accuracy against training time", own_trainings,
-        "w207 train compact --data cifake --seeds 2 --out runs/compact\n"
+        "w207 train compact --data cifake --seeds 3 --out runs/compact\n"
         "w207 train compact --data cifake --epochs 2 --out runs/compact_quick",
-        "`compact` on CIFAKE; test at the threshold frozen on validation, 95 % intervals. Those "
-        "of 32 epochs had one core each, side by side, other work beside them, which stopped the "
-        "first for a while; that of 2 epochs had both.\n\n![Test accuracy on CIFAKE against "
+        "`compact` on CIFAKE; test at the threshold frozen on validation, 95 % intervals. Seed 209 "
+        "and that of 2 epochs had both cores; the other two one core each, side by side, other "
+        "work beside them, which stopped the first for a while.\n\n![Test accuracy on CIFAKE against "
         "minutes of training, a marker a recipe](../figures/accuracy_time.png)",
     ),
     (

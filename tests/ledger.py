@@ -17,6 +17,10 @@ from pathlib import Path
 
 VARIABLE = "W207_RELIABILITY"
 """Names the CSV file to write to; `make test-full` sets it."""
+PARTS = (
+    "images", "archives", "models", "processes", "reproducibility", "evaluation", "web page",
+    "search", "cloud",
+)  # fmt: skip
 COLUMNS = ("part", "fault", "tried", "survived", "lost")
 
 _counts: dict[tuple[str, str], Counter] = {}
@@ -27,9 +31,7 @@ def tally(part: str, fault: str):
     """Give a function that counts one try of a fault.
 
     Args:
-        part: Section of the table: ``images``, ``archives``, ``models``, ``processes``,
-            ``reproducibility``,
-            ``evaluation``, ``web page``, ``search``, ``cloud``.
+        part: Section of the table, one of ``PARTS``.
         fault: What was done, in a few words.
 
     Yields:
@@ -37,6 +39,7 @@ def tally(part: str, fault: str):
         (carried on, or refused with a clear message), ``lost`` how many of the user's things
         (files, finished trials, epochs beyond the one in progress) were gone after it.
     """
+    assert part in PARTS, part
     counts = _counts.setdefault((part, fault), Counter())
 
     def tried(survived: bool = True, lost: int = 0) -> None:

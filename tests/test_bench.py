@@ -7,6 +7,7 @@ from pathlib import Path
 import ledger
 import pandas as pd
 import pytest
+import test_processes
 
 BENCH = Path(__file__).parents[1] / "bench"
 
@@ -90,8 +91,14 @@ def test_the_page_of_faults_says_what_the_last_full_run_counted(load):
     page = load("_reliability")
     if not page.RESULTS.is_file():
         pytest.skip("no full run is kept yet")
-    stored = page.PAGE.read_text(encoding="utf-8")
-    assert page.filled(stored, pd.read_csv(page.RESULTS)) == stored
+    stored, rows = page.PAGE.read_text(encoding="utf-8"), pd.read_csv(page.RESULTS)
+    assert page.filled(stored, rows) == stored
+    assert (rows["tried"] == rows["survived"]).all() and not rows["lost"].any()
+    assert set(rows["part"]) == set(ledger.PARTS)
+    kills = rows[rows["fault"].str.startswith("killed at any moment")]
+    assert len(kills) == len(test_processes.COMMANDS)
+    for fault, tried in zip(kills["fault"], kills["tried"], strict=True):
+        assert tried >= (3 if fault.endswith("sample") else 30), fault
 
 
 def test_a_part_of_a_full_run_replaces_its_own_rows_and_leaves_the_others(monkeypatch, tmp_path):
