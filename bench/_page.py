@@ -81,8 +81,8 @@ SECTIONS = (
         "w207 train compact --data cifake --epochs 2 --out runs/compact_quick",
         "`compact` on CIFAKE; test at the threshold frozen on validation, 95 % intervals. Seed 209 "
         "and that of 2 epochs had both cores; the other two one core each, side by side, other "
-        "work beside them, which stopped the first for a while.\n\n![Test accuracy on CIFAKE against "
-        "minutes of training, a marker a recipe](../figures/accuracy_time.png)",
+        "work beside them, which stopped the first for a while.\n\n![Test accuracy on CIFAKE "
+        "against minutes of training, a marker a recipe](../figures/accuracy_time.png)",
     ),
     (
         "Training rate against what the processor can do", training,
