@@ -21,7 +21,7 @@ from PIL import Image
 from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage
 from streamlit.testing.v1 import AppTest
 
-from w207lib import app, cli, detector
+from w207lib import app, cli, detector, schema
 from w207lib.pages import app_parts, serve, uploads
 from w207lib.reading import images
 
@@ -208,7 +208,7 @@ def test_no_cell_of_a_table_is_a_formula_to_a_spreadsheet(made, tally):
     assert tuple(header) == detector.COLUMNS and len(rows) == 2 * len(FORMULAS)
     with tally("web page", "spreadsheet formula in a name") as tried:
         for name, row in zip(2 * FORMULAS, rows, strict=True):
-            right = not any(cell.startswith(detector.FORMULA) for cell in row)
+            right = not any(cell.startswith(schema.FORMULA) for cell in row)
             tried(survived=right)
             assert right and Path(row[0]) == Path(name)
     plain = uploads.table([uploads.judge(made, "a-b=c.png", encoded())])

@@ -1,11 +1,14 @@
+import csv
 import dataclasses
 import json
+import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import audit, config, datasets
+from w207lib import audit, config, datasets, schema
 from w207lib.auditing import audit_page, faults
 from w207lib.plotting import audit_plots
 
@@ -175,6 +178,56 @@ def test_an_audit_written_over_another_keeps_no_leak_of_it(clean, faulty, tmp_pa
     (tmp_path / "probes.png").touch()
     audit_page.write(clean, tmp_path)
     assert audit_page.leaked_paths(tmp_path) == [] and (tmp_path / "probes.png").is_file()
+
+
+def test_copies_in_validation_count_as_leaks_into_test_and_not_as_ones_of_train(pictures, tmp_path):
+    groups = [f"g{i // 4}" for i in range(60)]
+    faults.clean_set(pictures[:60], groups, tmp_path / "set", {"g13", "g14"}, seed=1)
+    (tmp_path / "set" / datasets.SIDECAR).unlink()
+    first = {s: sorted((tmp_path / "set" / s / "FAKE").iterdir())[0] for s in ("train", "test")}
+    for split, source in {"validation": first["test"], "val": first["train"]}.items():
+        (tmp_path / "set" / split / "FAKE").mkdir(parents=True)
+        shutil.copy(source, tmp_path / "set" / split / "FAKE/copy.jpg")
+    done = audit.audit(datasets.Dataset("x", tmp_path / "set", tmp_path / "cache"), processes=1)
+    assert done.numbers["cross_split_exact_duplicates"] == 0
+    audit_page.write(done, tmp_path / "out")
+    leaked = first["test"].relative_to(tmp_path / "set").as_posix()
+    assert audit_page.leaked_paths(tmp_path / "out") == [leaked]
+    (finding,) = (f for f in done.findings if f.check == "cross_split_exact_duplicates")
+    assert finding.severity == "severe" and "validation images (50.00%)" in finding.title
+
+
+def test_the_overview_has_a_dash_where_a_probe_had_too_few_images(clean, tmp_path):
+    few = {k: None if k.startswith("lowpass") else v for k, v in clean.numbers.items()}
+    for name, numbers in {"many": clean.numbers, "few": few}.items():
+        audit_page.write(dataclasses.replace(clean, name=name, numbers=numbers), tmp_path / name)
+    *_, with_few, with_many, _, _ = audit_page.overview(tmp_path).splitlines()
+    cells = [line.split(" | ") for line in (with_few, with_many)]
+    assert cells[0][0] == "| few" and cells[0][6] == "–" and " (0." in cells[1][6]
+    assert cells[0][1:6] == cells[1][1:6] and "None" not in with_few
+
+
+def test_no_cell_of_its_tables_is_a_formula_and_leaked_paths_are_the_images_own(pictures, tmp_path):
+    faults.clean_set(pictures[:80], [f"=g{i // 4}" for i in range(80)], tmp_path / "set/=1+1",
+                     {f"=g{i}" for i in range(15, 20)}, seed=1)  # fmt: skip
+    random = np.random.default_rng(1)
+    faults.shared_groups(tmp_path / "set/=1+1", 0.1, random)
+    copies = faults.exact_copies(tmp_path / "set/=1+1", 0.2, random)
+    planted = sorted(f"=1+1/{path}" for path in copies)
+    broken = tmp_path / "set/=1+1/train/REAL/broken.jpg"
+    broken.write_bytes(b"no image")
+    done = audit.audit(datasets.Dataset("x", tmp_path / "set", tmp_path / "cache"), processes=1)
+    files = audit_page.write(done, tmp_path / "out")
+    named = {path.stem for path in files if path.name.startswith("rows_")}
+    assert {"rows_unreadable", "rows_cross_split_exact_duplicates", "rows_group_leakage"} <= named
+    for path in files:
+        if path.suffix == ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                cells = [cell for row in csv.reader(file) for cell in row]
+            words = [c for c in cells if not re.fullmatch(r"-?[\d.]+(e-?\d+)?", c)]
+            assert not [word for word in words if word.startswith(schema.FORMULA)], path.name
+    assert audit_page.leaked_paths(tmp_path / "out") == planted
+    assert all((tmp_path / "set" / path).is_file() for path in planted)
 
 
 def test_a_set_without_a_readable_image_still_has_a_page(tmp_path):

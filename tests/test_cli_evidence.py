@@ -1,10 +1,12 @@
 import json
+import re
 import shutil
 
 import pandas as pd
 import pytest
 
-from w207lib import cli, config, datasets, report, runs
+from w207lib import audit, cli, config, datasets, manifest, report, runs
+from w207lib.auditing import faults
 from w207lib.pages import publishing
 
 
@@ -42,6 +44,26 @@ def test_a_folder_is_audited_where_it_lies(capsys, tmp_path, monkeypatch):
     status, out, _ = w207(capsys, "audit", tmp_path / "set", "--real", "a/*", "--fake", "b/*")
     assert status == 1 and "audit of set: all 21 REAL, 21 FAKE" in out
     assert sorted(p.name for p in (tmp_path / "set").rglob("*")) == before
+
+
+def test_an_audit_with_nothing_severe_says_so_and_takes_predictions(capsys, tmp_path, home):
+    groups = [f"g{i // 4}" for i in range(80)]
+    test = {f"g{i}" for i in range(15, 20)}
+    faults.clean_set(faults.power_law(80, 32, seed=1), groups, tmp_path / "set", test, seed=1)
+    dataset = audit.find(str(tmp_path / "set"))
+    rows = manifest.load(dataset).query("split == 'test'")
+    table = rows[["path", "label", "generator", "split"]].assign(
+        model="half", condition="clean", score=rows["label"] * 0.4 + 0.3
+    )
+    table.loc[table.index[:5], "score"] = 1 - table["score"]
+    runs.write_table(tmp_path / "predictions.parquet", table)
+    words = ["audit", tmp_path / "set", "--predictions", tmp_path / "predictions.parquet"]
+    status, out, _ = w207(capsys, *words)
+    assert status == 0 and "SEVERE" not in out
+    assert "findings: 0 severe" in out and re.search(r"half +0\.75 +0 +NaN +0\.75", out)
+    shutil.copy(dataset.root / table["path"].iloc[0], dataset.root / "train/REAL/copy.jpg")
+    status, out, _ = w207(capsys, *words)
+    assert status == 1 and re.search(r"half +0\.75 +1 +0\.0 +0\.7895", out)
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,38 @@ def found(findings_):
     return {f.check: f for f in findings_}
 
 
-@pytest.mark.parametrize(("copies", "severity"), [(1, "severe"), (0, "fine")])
-def test_a_test_image_that_train_has_too_is_severe(table, copies, severity):
+@pytest.mark.parametrize(
+    ("earlier", "later", "severity"),
+    [("train", "test", "severe"), ("validation", "test", "severe"),
+     ("train", "validation", "warning")],
+)  # fmt: skip
+@pytest.mark.parametrize("copies", [0, 1])
+def test_copies_between_any_two_splits_are_told(table, earlier, later, severity, copies):
+    table["split"] = table["split"].map({"train": earlier, "test": later})
     for i in range(copies):
         table.loc[200 + 2 * i, "pixel_hash"] = f"h{2 * i}"
     judged = found(data_checks.exact_duplicates(table, duplicates.exact_groups(table)))
-    assert judged["cross_split_exact_duplicates"].severity == severity
-    assert len(judged["cross_split_exact_duplicates"].rows) == 2 * copies
+    across = judged["cross_split_exact_duplicates"]
+    assert across.severity == (severity if copies else "fine")
+    words = {"train": "training", "validation": "validation"}
+    said = f"{later} images (0.50%) are pixel for pixel" if copies else f"no {later} images are"
+    assert said in across.title and f"copies of {words[earlier]} images" in across.title
+    assert len(across.rows) == 2 * copies
     assert judged["exact_duplicates"].severity == "fine"
+
+
+def test_copies_in_three_splits_are_one_finding_with_both_severities_explained(table):
+    table.loc[100:199, "split"] = "validation"
+    table.loc[[100, 200, 202, 204], "pixel_hash"] = ["h0", "h0", "h102", "h2"]
+    judged = data_checks.exact_duplicates(table, duplicates.exact_groups(table))
+    across = found(judged)["cross_split_exact_duplicates"]
+    assert [f.check for f in judged].count("cross_split_exact_duplicates") == 1
+    assert across.severity == "severe" and "severe" in across.text and "warning" in across.text
+    assert across.title == (
+        "3 of 200 test images (1.50%) are pixel for pixel copies of training or validation images; "
+        "1 of 100 validation images (1.00%) are pixel for pixel copies of training images"
+    )
+    assert len(across.rows) == across.rows["path"].nunique() == 7
 
 
 def test_one_leak_in_many_is_a_warning(table):

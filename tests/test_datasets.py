@@ -85,6 +85,18 @@ def test_the_deepest_class_folder_decides(tmp_path, make_tree):
     assert found == {"fake/real/000.png": "REAL", "real/fake/000.png": "FAKE"}
 
 
+def test_class_folders_that_disagree_are_told_with_the_way_out(tmp_path, make_tree, caplog):
+    make_tree(tmp_path, {"REAL/holiday": 1, "REAL/photo": 1, "FAKE/nature": 2, "FAKE/photo/x": 1})
+    assert find(tmp_path)["class_name"].tolist() == ["REAL"] * 5
+    (said,) = caplog.messages
+    assert "3 images lie below folders of both classes" in said and "--real GLOB" in said
+    assert "'FAKE/nature/000.png'" in said
+    caplog.clear()
+    table = find(tmp_path, real="REAL/*", fake="FAKE/*")
+    assert table["class_name"].value_counts().to_dict() == {"FAKE": 3, "REAL": 2}
+    assert not caplog.messages
+
+
 def test_rows_are_sorted_by_path_and_say_size_and_time(tmp_path, make_tree):
     make_tree(tmp_path, {"REAL": 2, "FAKE": 2})
     table = find(tmp_path)
@@ -175,6 +187,41 @@ def test_rows_of_a_sidecar_that_are_no_images_are_told(tmp_path, make_tree, capl
     assert "2 of 3 paths are no image's" in caplog.text and "'REAL/gone.png'" in caplog.text
     with pytest.raises(ValueError, match="none of its 1 paths is an image's.*'set/REAL/000.png'"):
         sidecar(tmp_path, "set/REAL/000.png,real,p1")
+
+
+@pytest.mark.parametrize("folder", ["mine", "mine/deep"])
+def test_one_sidecar_beside_the_class_folders_counts_from_where_it_lies(
+    tmp_path, make_tree, caplog, folder
+):
+    make_tree(tmp_path, {f"{folder}/train/REAL": 1, f"{folder}/FAKE": 1, "notes": 1})
+    for other in ("notes", f"{folder}/FAKE"):  # beside no class folder
+        (tmp_path / other / datasets.SIDECAR).write_text("number\n1\n")
+    text = "path,generator,group\n{}FAKE\\000.png,gan,p1\ntrain/REAL/000.png,,p2\n"
+    (tmp_path / folder / datasets.SIDECAR).write_text(text.format(""))
+    table = find(tmp_path).set_index("path")
+    assert table["group"].to_dict() == {
+        f"{folder}/FAKE/000.png": "p1", f"{folder}/train/REAL/000.png": "p2"
+    }  # fmt: skip
+    assert table["generator"].tolist() == ["gan", "real"] and not caplog.messages
+    (tmp_path / folder / datasets.SIDECAR).write_text(text.format("else/"))
+    assert sorted(find(tmp_path)["group"]) == ["", "p2"] and "'else/FAKE" in caplog.text
+    (tmp_path / folder / datasets.SIDECAR).write_text("path,group\nmine/a.png,p1\n")
+    words = f"first is 'mine/a.png'; expected a path below .*{folder}, such as 'FAKE/000.png'"
+    with pytest.raises(ValueError, match=words):
+        find(tmp_path)
+
+
+def test_of_several_sidecars_that_at_the_root_counts_and_without_it_none(
+    tmp_path, make_tree, caplog
+):
+    make_tree(tmp_path, {"a/REAL": 1, "b/FAKE": 1})
+    for place in ("a", "b"):
+        (tmp_path / place / datasets.SIDECAR).write_text("path,group\nREAL/000.png,p1\n")
+    assert set(find(tmp_path)["group"]) == {""}
+    (said,) = caplog.messages
+    assert "2 tables images.csv change nothing" in said and "the first is in a." in said
+    table = sidecar(tmp_path, "a/REAL/000.png,,p2")
+    assert table["group"].to_dict() == {"a/REAL/000.png": "p2", "b/FAKE/000.png": ""}
 
 
 @pytest.mark.parametrize("text", ["file,group\na,b\n", "path,group\na.png,b\na.png,c\n"])

@@ -127,3 +127,12 @@ def test_exact_groups_put_test_first_and_leave_unreadable_files_out():
     assert groups["path"].tolist() == ["b", "a"]
     assert duplicates.leaked(groups) == ["b"]
     assert duplicates.leaked(groups.iloc[:1]) == []
+
+
+def test_what_leaks_is_in_a_later_split_than_its_copy():
+    splits = ["train", "validation", "test", "validation", "test", "train", "train"]
+    groups = pd.DataFrame({"group": [0, 0, 0, 1, 1, 2, 2], "path": list("abcdefg"),
+                           "split": splits})  # fmt: skip
+    assert duplicates.leaked(groups) == ["c", "e"]
+    assert duplicates.leaked(groups, earlier=["train"]) == ["c"]
+    assert duplicates.leaked(groups, "validation", ["train"]) == ["b"]

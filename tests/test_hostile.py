@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageCms, features
 
-from w207lib import cli, datasets, detector, manifest
+from w207lib import cli, datasets, detector, manifest, schema
 from w207lib.reading import images, importing, named_files
 
 RNG = np.random.default_rng(207)
@@ -380,6 +380,7 @@ def test_pictures_converted_in_bands_have_the_pixels_of_those_converted_at_once(
         encoded("png", SCENE.convert("RGBA").rotate(30)),
         encoded("tiff", Image.fromarray(np.asarray(SCENE, np.uint16)[..., 0] * 250)),
         encoded("tiff", Image.fromarray(np.asarray(SCENE, np.int32)[..., 0])),
+        encoded("tiff", Image.fromarray(np.asarray(SCENE, np.float32)[..., 0] / 255)),
         encoded("png", SCENE.quantize(16), transparency=3), KINDS["jpg"],
     ]  # fmt: skip
     at_once = [decoded(data) for data in files]
@@ -417,7 +418,7 @@ def test_names_of_any_kind_come_through_import_and_judgement(
         for name, path in zip(NAMES, rows["path"], strict=True):
             right = there.loc[f"REAL/{name}", "status"] == "ok" and Path(path) == Path(name)
             tried(survived=right)
-            assert right and not path.startswith(detector.FORMULA), name
+            assert right and not path.startswith(schema.FORMULA), name
     assert status == 0 and rows["score"].notna().all()
     assert "\x1b" not in shown and "\\x1b[31mred.png" in shown
     found = command("predict", "--csv", "-", "--model", MODEL, tree / "REAL").stdout
@@ -485,7 +486,8 @@ def test_links_in_circles_dangling_links_and_pipes_have_their_rows(
 UNPRIVILEGED = """
 import os, sys
 from pathlib import Path
-from w207lib import detector, manifest
+from w207lib import datasets, detector, manifest
+from w207lib.reading import named_files
 made, folder = detector.load(), Path(sys.argv[1])
 list(made.judge([folder / "a.png"]))  # whatever is imported late
 if os.geteuid() == 0:
@@ -495,11 +497,17 @@ for name in ("b.png", "shut/c.png"):
     print(*(row["reason"] for row in made.judge([folder / name])))
     print(manifest._measure_image(name, folder / name)[0]["reason"])
 print(*(row["status"] for row in made.judge([folder / "a.png"])))
+for find, place in ((named_files.find_images, [str(folder)]),
+                    (datasets.find_images, datasets.Dataset("mine", folder, folder))):
+    try:
+        print(find(place))
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}")
 """
 
 
 @posix
-def test_a_file_that_may_not_be_read_has_a_row(tally):
+def test_a_file_that_may_not_be_read_has_a_row_and_a_folder_is_named(tally):
     """To root every file is readable, so it becomes nobody, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "shut").mkdir()
@@ -512,12 +520,16 @@ def test_a_file_that_may_not_be_read_has_a_row(tally):
             [sys.executable, "-c", UNPRIVILEGED, folder], capture_output=True, text=True
         )
         Path(folder, "shut").chmod(0o755)
-    *reasons, status = done.stdout.splitlines()
+    *reasons, status, named, listed = done.stdout.splitlines()
     with tally("images", "file that may not be read") as tried:
         for reason in reasons:
             tried(survived=reason.lower() == "permission denied")
     assert [reason.lower() for reason in reasons] == ["permission denied"] * 4, done.stderr
     assert status == "outside"
+    with tally("images", "folder that may not be looked into") as tried:
+        for said in (named, listed):
+            tried(survived=said == f"{folder}/shut: Permission denied")
+    assert named == listed == f"{folder}/shut: Permission denied"
 
 
 # --- at random ---------------------------------------------------------------------------

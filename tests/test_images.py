@@ -128,6 +128,18 @@ def test_a_dark_16_bit_image_stays_dark(tmp_path):
     assert found.max() == 1
 
 
+@pytest.mark.parametrize(
+    ("largest", "odd", "shown"), [(1, [np.nan, -1], [0, 0]), (255, [np.nan, np.inf], [0, 255]),
+                                  (1, [np.inf, -np.inf], [255, 0])]
+)  # fmt: skip
+def test_floats_up_to_1_and_up_to_255_are_the_same_picture(tmp_path, largest, odd, shown):
+    levels = np.array([[0, 1, 100, 254, 255]]) / 255 * largest
+    picture = Image.fromarray(np.append(levels, [odd], axis=1).astype(np.float32))
+    path = save(tmp_path, picture, "a.tiff")
+    assert images.read_image(path)[0, :, 0].tolist() == [0, 1, 100, 254, 255, *shown]
+    assert images.open_image(path)[1]["mode"] == "F"
+
+
 def test_of_an_animation_the_first_frame_is_taken(tmp_path):
     frames = [Image.new("P", (6, 4), 0) for _ in range(3)]
     for frame, colour in zip(frames, ((255, 0, 0), (0, 255, 0), (0, 0, 255)), strict=True):

@@ -97,6 +97,13 @@ def test_of_an_archive_only_images_and_the_sidecar_are_kept(home, tmp_path, tree
     assert table.set_index("path").loc["train/REAL/000.png", "group"] == "p1"
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_a_sidecar_in_the_top_folder_of_an_archive_is_taken(home, tmp_path, tree, kind):
+    (tree / "images.csv").write_text("path,group\ntrain/REAL/000.png,p1\n")
+    _, table = importing.add("mine", archive(tmp_path / f"a.{kind}", tree, prefix="mine/"))
+    assert table.set_index("path").loc["mine/train/REAL/000.png", "group"] == "p1"
+
+
 def test_other_folder_names_are_named_by_globs(home, tmp_path, make_tree):
     tree = make_tree(tmp_path / "tree", {"cats": 2, "dreams": 3})
     dataset, table = importing.add("mine", tree, real="cats/*", fake="dreams/*")

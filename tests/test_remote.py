@@ -76,6 +76,8 @@ def test_what_an_images_csv_in_the_bucket_says_is_taken(home, pail, bucket):
     bucket.pipe_file("pail/tree/images.csv", b"path,generator\ntrain/FAKE/000.png,painter\n")
     _, table = importing.add("mine", pail)
     assert table.set_index("path").loc["train/FAKE/000.png", "generator"] == "painter"
+    _, table = importing.add("above", "s3://pail")
+    assert table.set_index("path").loc["tree/train/FAKE/000.png", "generator"] == "painter"
 
 
 def test_hidden_and_broken_objects_are_taken_as_such_files_are(home, bucket, pail, tree):
@@ -132,6 +134,31 @@ def test_objects_are_received_some_at_a_time_and_in_order(pail, bucket, monkeypa
     found = [file.read_bytes() for file in remote.files(Remote(pail), names)]
     assert [len(paths) for paths in asked] == [4, 4, 2]
     assert found == [bucket.cat_file(f"{pail}/{name}") for name in names]
+
+
+def test_large_objects_are_received_fewer_at_a_time(bucket, monkeypatch):
+    sizes = {**{f"a{n}": 100 for n in range(8)}, **{f"b{n}": 400 for n in range(5)}}
+    for name, size in sizes.items():
+        bucket.pipe_file(f"pail/{name}", bytes(size))
+    asked, cat = [], bucket.cat
+    monkeypatch.setattr(remote, "FIRST", 2)
+    monkeypatch.setattr(remote, "AHEAD_BYTES", 350)
+    monkeypatch.setattr(
+        bucket, "cat", lambda paths, **rest: asked.append(len(paths)) or cat(paths, **rest)
+    )
+    found = [len(file.read_bytes()) for file in remote.files(Remote("s3://pail"), sizes)]
+    assert found == list(sizes.values())
+    assert asked == [2, 3, 3, 3, 1, 1]  # what the last three weighed is known afterwards
+
+
+def test_an_object_of_too_many_bytes_has_its_row(tmp_path, pail, monkeypatch):
+    monkeypatch.setattr(images, "MOST_BYTES", 100)
+    table = manifest.load(datasets.Dataset("mine", Remote(pail), tmp_path / "cache"))
+    assert len(table) == 10 and set(table["status"]) == {"corrupted"}
+    assert table["reason"].str.fullmatch(r"more than \S+ GiB").all() and table["bytes"].min() > 100
+    judged = detector.as_table(detector.load().judge(named_files.find_images([pail])))
+    assert set(judged["status"]) == {"unreadable"}
+    assert judged["reason"].str.contains("more than").all()
 
 
 # --- archives ------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def without_leaks(
 
     Args:
         predictions: A predictions table.
-        leaked: Paths of test images that have a copy in train.
+        leaked: Paths of test images that have a copy in train or validation.
         known: All paths of the data set; None to trust the table.
 
     Returns:
@@ -250,10 +250,10 @@ def _numbers(table, exact, near, probed, filters, found) -> dict:
     numbers = {
         "images": len(table),
         "exact_duplicates": {split: beyond.get(split, 0) for split in splits},
-        "cross_split_exact_duplicates": len(duplicates.leaked(exact)),
+        "cross_split_exact_duplicates": len(duplicates.leaked(exact, earlier=["train"])),
         "near_duplicates": every.get("all", 0),
         "near_duplicates_within": {split: alike.get(split, 0) for split in splits},
-        "cross_split_near_duplicates": len(duplicates.leaked(near)),
+        "cross_split_near_duplicates": len(duplicates.leaked(near, earlier=["train"])),
         "unreadable": int(table["status"].isin(["corrupted", "incomplete"]).sum()),
         "conflicts": int((table["status"] == "conflict").sum()),
     }

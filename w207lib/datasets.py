@@ -22,8 +22,9 @@ from w207lib.reading.images import SUFFIXES, read_image
 from w207lib.reading.remote import Remote
 
 SIDECAR = "images.csv"
-"""A data set may bring this table: ``path`` and any of ``generator, source, group``; an empty cell
-says nothing."""
+"""A data set may bring this table, at its root or, as in an archive that was made of a folder,
+beside its class folders: ``path`` (from where the table lies) and any of ``generator, source,
+group``; an empty cell says nothing."""
 log = logging.getLogger(__name__)
 
 CLASS_FOLDERS = {
@@ -170,15 +171,18 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
     Raises:
         ValueError: No file belongs to a class, or one belongs to both.
     """
-    rows, folders = [], []
+    rows, folders, tables, torn = [], [], [], []
     default = PUBLIC[dataset.name].generator if dataset.name in PUBLIC else "unknown"
     for folder, entries in _entries(dataset.root):
+        tables += [folder for name, *_ in entries if name == SIDECAR]
         files = [e for e in entries if os.path.splitext(e[0])[1].lower() in SUFFIXES]
         if not files:
             continue
         folders.append(str(folder))
         split, (folder_class, below) = _split_of(folder), _class_of(folder)
-        prefix = "" if str(folder) == "." else f"{folder}/"
+        prefix = _prefix(folder)
+        if dataset.real is None and len({*map(class_meant, folder.parts)} - {None}) > 1:
+            torn += [prefix + name for name, *_ in files]
         for name, size, modified in files:
             path = prefix + name
             class_name = folder_class if dataset.real is None else _class_by_glob(path, dataset)
@@ -199,9 +203,17 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
             f"{dataset.name}: no image {expected}; found {found}. "
             "Name them with --real GLOB --fake GLOB."
         )
+    if torn:
+        log.warning(
+            "%s: %s images lie below folders of both classes and are taken for what the deepest "
+            "says; the first is %r. Say otherwise with --real GLOB --fake GLOB",
+            dataset.name, f"{len(torn):,}", min(torn),
+        )  # fmt: skip
     columns = ["path", "class_name", "generator", "source", "group", "split", "size", "modified"]
     rows.sort()
-    return _with_sidecar(pd.DataFrame(rows, columns=columns), dataset)
+    table = pd.DataFrame(rows, columns=columns)
+    place = _sidecar_folder(tables, table["path"], dataset)
+    return table if place is None else _with_sidecar(table, dataset.root, place)
 
 
 def _entries(root: Path | Remote) -> Iterator[tuple[PurePosixPath, list[tuple[str, int, int]]]]:
@@ -288,8 +300,33 @@ def _split_of(folder: PurePosixPath) -> str:
     return ""
 
 
-def _with_sidecar(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    path = dataset.root / SIDECAR
+def _prefix(folder: PurePosixPath) -> str:
+    return f"{folder}/" if folder.parts else ""
+
+
+def _sidecar_folder(
+    found: list[PurePosixPath], paths: pd.Series, dataset: Dataset
+) -> PurePosixPath | None:
+    """Return where the table lies that counts: at the root, else the one beside class folders."""
+    root = PurePosixPath(".")
+    if root in found:
+        return root
+    beside = [
+        folder for folder in sorted(found)
+        if _class_of(folder)[0] is None and paths.str.startswith(shown(_prefix(folder))).any()
+    ]  # fmt: skip
+    if len(beside) > 1:
+        log.warning(
+            "%s: %s tables %s change nothing, for none lies at the root; the first is in %s. Make "
+            "one of them, at the root",
+            dataset.name, f"{len(beside):,}", SIDECAR, shown(str(beside[0])),
+        )  # fmt: skip
+    return beside[0] if len(beside) == 1 else None
+
+
+def _with_sidecar(table: pd.DataFrame, root: Path | Remote, folder: PurePosixPath) -> pd.DataFrame:
+    place = root / folder if folder.parts else root
+    path, prefix = place / SIDECAR, shown(_prefix(folder))
     if not path.is_file():
         return table
     try:
@@ -302,6 +339,7 @@ def _with_sidecar(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
         ) from None
     known = [c for c in ("generator", "source", "group") if c in extra.columns]
     if "path" in extra.columns:  # as Windows writes it, unless a file is called so
+        extra["path"] = prefix + extra["path"]
         there = extra["path"].isin(table["path"])
         extra["path"] = extra["path"].where(
             there, extra["path"].str.replace("\\", "/", regex=False)
@@ -312,16 +350,17 @@ def _with_sidecar(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
             f"generator, source, group; it has {', '.join(extra.columns)}."
         )
     matched = extra["path"].isin(table["path"])
+    strange = extra.loc[~matched, "path"].str.removeprefix(prefix)
     if len(extra) and not matched.any():
+        known_path = next(p for p in table["path"] if p.startswith(prefix)).removeprefix(prefix)
         raise ValueError(
             f"{path}: none of its {len(extra):,} paths is an image's, the first is "
-            f"{extra['path'].iloc[0]!r}; expected a path below {dataset.root}, such as "
-            f"{table['path'].iloc[0]!r}."
+            f"{strange.iloc[0]!r}; expected a path below {place}, such as {known_path!r}."
         )
-    if not matched.all():
+    if len(strange):
         log.warning(
             "%s: %s of %s paths are no image's and change nothing; the first is %r",
-            path, f"{(~matched).sum():,}", f"{len(extra):,}", extra["path"][~matched].iloc[0],
+            path, f"{len(strange):,}", f"{len(extra):,}", strange.iloc[0],
         )  # fmt: skip
     extra = extra.set_index("path")[known].reindex(table["path"], fill_value="")
     for column in known:

@@ -33,8 +33,6 @@ LARGEST_CHECKED = 512
 """Round trips are made of a copy with at most this many pixels a side."""
 CHUNK = 256
 FORMAT = 1
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A cell that begins so is a formula to a spreadsheet, even in quotes."""
 
 
 class _View(NamedTuple):
@@ -379,7 +377,7 @@ def as_csv(table: pd.DataFrame) -> str:
 
     A name that would be a formula there has ``./`` before it: the same file, and plain text.
     """
-    names = [f"./{name}" if name.startswith(FORMULA) else name for name in table["path"]]
+    names = [schema.as_cell(name) for name in table["path"]]
     carriage_return = any("\r" in name for name in names)  # the writer would not quote it
     return table.assign(path=names).to_csv(
         index=False, lineterminator="\n",

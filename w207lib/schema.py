@@ -18,6 +18,19 @@ MANIFEST_COLUMNS = (
     "mode", "bytes", "pixel_hash", "perceptual_hash", "status", "reason", "split",
 )  # fmt: skip
 PREDICTION_COLUMNS = ("path", "label", "generator", "split", "model", "condition", "score")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A cell that begins so is a formula to a spreadsheet, even in quotes."""
+
+
+def as_cell(name: str) -> str:
+    """Return a file's name as a CSV table has it: a formula gets ``./``, which is the same file."""
+    return f"./{name}" if name.startswith(FORMULA) else name
+
+
+def from_cell(cell: str) -> str:
+    """Return the name that ``as_cell`` was given."""
+    name = cell.removeprefix("./")
+    return name if name.startswith(FORMULA) else cell
 
 
 def check_manifest(manifest: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
-from w207lib import runs
+from w207lib import runs, schema
 from w207lib.audit import Audit
 from w207lib.auditing import findings
 from w207lib.metrics import intervals
@@ -71,19 +72,23 @@ def write(done: Audit, folder: Path) -> list[Path]:
     for name, table in done.tables.items():
         files.append(runs.write_table(folder / f"{name}.csv", table.round(6)))
     for check in dict.fromkeys(f.check for f in done.findings if f.found and len(f.rows)):
-        files.append(runs.write_table(folder / f"rows_{check}.csv", done.rows(check)))
+        rows = done.rows(check)
+        for column in ("path", "group"):  # a group may be a number, too
+            if column in rows and not is_numeric_dtype(rows[column]):
+                rows[column] = rows[column].map(schema.as_cell)
+        files.append(runs.write_table(folder / f"rows_{check}.csv", rows))
     with runs.replacing(folder / PAGE) as temporary:
         temporary.write_text(_page(done), encoding="utf-8")
     return [folder / PAGE, *files]
 
 
 def leaked_paths(folder: Path) -> list[str]:
-    """Return the test images that an audit, written to ``folder``, found copies of in train."""
+    """Return the test images of which an audit, in ``folder``, found copies in earlier splits."""
     tables = [path for path in Path(folder).glob("rows_cross_split_*_duplicates.csv")]
     paths = set()
     for path in tables:
         rows = pd.read_csv(path)
-        paths |= set(rows.loc[rows["split"] == "test", "path"])
+        paths |= set(rows.loc[rows["split"] == "test", "path"].map(schema.from_cell))
     return sorted(paths)
 
 
@@ -133,11 +138,10 @@ def overview(folder: Path) -> str:
     ]
     for path in sorted(Path(folder).glob(f"*/{NUMBERS}")):
         found = json.loads(path.read_text(encoding="utf-8"))
-        probes = [
-            f"{found[f'{name}_probe_auroc']:.2f} ({found[f'{name}_probe_auroc_low']:.2f}–"
-            f"{found[f'{name}_probe_auroc_high']:.2f})"
-            for name in ("container", "metadata", "lowpass")
-        ]
+        probes = []
+        for name in ("container", "metadata", "lowpass"):
+            value, low, high = (found[f"{name}_probe_auroc{s}"] for s in ("", "_low", "_high"))
+            probes.append("–" if value is None else f"{value:.2f} ({low:.2f}–{high:.2f})")
         leaks = [found[f"cross_split_{kind}_duplicates"] for kind in ("exact", "near")]
         severe, warnings = (found["severities"][s] for s in ("severe", "warning"))
         cells = (

@@ -18,7 +18,10 @@ from w207lib.datasets import class_folder
 from w207lib.schema import CLASS_NAMES
 
 LEAK = 0.005
-"""Share of the test images above which copies in train are severe: half a point of accuracy."""
+"""Share of the test images above which copies in train or validation are severe: half a point of
+accuracy. Validation images that train has too are a warning: they mislead choices, not a score."""
+SPLITS = {"train": "training", "validation": "validation", "test": "test"}
+"""In the order in which a model meets them, with the word for their images."""
 IMBALANCE = (0.55, 0.6)
 """Share of the larger class from which it is a note, and a warning."""
 UNREADABLE = 0.01
@@ -132,20 +135,7 @@ def _repeated(manifest, groups, check: str, what: str, across_classes: str) -> l
     found = []
     sizes = manifest["split"].replace("", "all").value_counts()
     shown = groups.assign(split=groups["split"].replace("", "all"))
-    leaked = duplicates.leaked(groups)
-    if leaked:
-        share = len(leaked) / sizes["test"]
-        rows = shown[shown["group"].isin(shown.loc[shown["path"].isin(leaked), "group"])]
-        found.append(Finding(
-            f"cross_split_{check}", "severe" if share >= LEAK else "warning",
-            f"{len(leaked):,} of {sizes['test']:,} test images ({share:.2%}) {what} of training "
-            "images",
-            "A network may know these answers by heart, so the test score flatters it.",
-            "Leave the copies out of training (`clean.mark` does, for equal pixels), and give the "
-            "score with and without them.", rows.reset_index(drop=True),
-        ))  # fmt: skip
-    elif {"train", "test"} <= set(sizes.index):
-        found.append(_fine(f"cross_split_{check}", f"no test images {what} of training images"))
+    found += _across_splits(shown, sizes, f"cross_split_{check}", what)
     classes = shown.groupby("group")["class_name"].nunique()
     rows = shown[shown["group"].isin(classes[classes > 1].index)]
     if len(rows):
@@ -168,6 +158,45 @@ def _repeated(manifest, groups, check: str, what: str, across_classes: str) -> l
         "sides.", "Split by group, so that copies stay together.",
         shown[shown.duplicated(["split", "group"], keep=False)].reset_index(drop=True),
     )]  # fmt: skip
+
+
+def _across_splits(groups, sizes, check: str, what: str) -> list[Finding]:
+    """Report images of a split that stand in an earlier one, too."""
+    there = [split for split in SPLITS if split in sizes]
+    if len(there) < 2:
+        return []
+    leaked, told, share = [], [], 0.0
+    for place, split in reversed(list(enumerate(there))):
+        paths = duplicates.leaked(groups, split, there[:place])
+        if paths:
+            part = len(paths) / sizes[split]
+            share = part if split == "test" else share
+            told.append(f"{len(paths):,} of {sizes[split]:,} {split} images ({part:.2%}) {what} of "
+                        f"{_images_of(there[:place])}")  # fmt: skip
+            leaked += paths
+    if not leaked:
+        later = " or ".join(there[1:])
+        return [_fine(check, f"no {later} images {what} of {_images_of(there[:-1])}")]
+    text = "A network may know these answers by heart, so the test score flatters it."
+    if len(told) > 1 or not share:
+        text = (
+            "A network may know these answers by heart. Test images that it knows flatter its "
+            f"score, which is severe from {LEAK:.1%} of them on; validation images flatter what is "
+            "chosen by them (an epoch, a network, a threshold), which is a warning."
+        )
+    return [
+        Finding(
+            check, "severe" if share >= LEAK else "warning", "; ".join(told), text,
+            "Leave the copies out of training (`clean.mark` does, for equal pixels), and give the "
+            "score with and without them.",
+            groups[groups["group"].isin(groups.loc[groups["path"].isin(leaked), "group"])]
+            .reset_index(drop=True),
+        )
+    ]  # fmt: skip
+
+
+def _images_of(splits: list[str]) -> str:
+    return f"{' or '.join(SPLITS[split] for split in splits)} images"
 
 
 def group_leakage(manifest: pd.DataFrame) -> list[Finding]:

@@ -17,6 +17,7 @@ Crops of more than a few per cent, mirrored and rotated copies are not found.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -115,10 +116,18 @@ def beyond_first(groups: pd.DataFrame) -> dict[str, int]:
     return {split: int(rows.sum()) for split, rows in within.groupby(level="split")}
 
 
-def leaked(groups: pd.DataFrame) -> list[str]:
-    """Return the test paths whose group also has a row in train."""
-    known = set(groups.loc[groups["split"] == "train", "group"])
-    rows = groups[(groups["split"] == "test") & groups["group"].isin(known)]
+def leaked(
+    groups: pd.DataFrame, split: str = "test", earlier: Sequence[str] = ("train", "validation")
+) -> list[str]:
+    """Return the paths of a split whose group also has a row in an earlier one.
+
+    Args:
+        groups: From ``exact_groups`` or ``near_groups``.
+        split: Whose paths.
+        earlier: The splits that come before it.
+    """
+    known = set(groups.loc[groups["split"].isin(earlier), "group"])
+    rows = groups[(groups["split"] == split) & groups["group"].isin(known)]
     return rows["path"].tolist()
 
 

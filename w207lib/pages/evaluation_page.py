@@ -33,7 +33,7 @@ def tables(predictions: pd.DataFrame, *, leaked: Sequence[str] = ()) -> dict[str
 
     Args:
         predictions: Validation and test rows of any number of models; only clean ones are used.
-        leaked: Paths of test images with a copy in train.
+        leaked: Paths of test images with a copy in train or validation.
 
     Returns:
         ``scores`` (``evaluate.score``), ``seeds`` (``comparing.over_seeds``; empty where no model
@@ -219,7 +219,7 @@ def page(made: dict[str, pd.DataFrame], told: Sequence[Finding], title: str) -> 
         parts += [
             "\n## With and without copies\n",
             f"{table['leaked'].max():,} test images have an exact or a near copy among the "
-            "training files. Trainings of this project leave exact ones out.\n",
+            "training or validation files. Trainings of this project leave exact ones out.\n",
             as_markdown(pd.DataFrame({
                 "model": table["model"], "all": table["accuracy"].map(_number),
                 "without copies": [_with_limits(*values) for values in table[

@@ -56,8 +56,8 @@ def most_at_once() -> int:
 def read_image(path: str | Path | Remote) -> np.ndarray:
     """Read an image file as upright RGB.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to
-    8 bits, CMYK and palettes are converted; of an animation the first frame is taken.
+    EXIF orientation is applied, transparency is laid over white, 16-bit greys and floats up to 1
+    are scaled to 8 bits, CMYK and palettes are converted; of an animation the first frame is taken.
 
     Args:
         path: An image file of any format that Pillow reads.
@@ -153,14 +153,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     clear = "A" in image.getbands() or "transparency" in image.info
     if not deep and not clear:
         return image if image.mode == "RGB" else image.convert("RGB")
-    wide = image.mode.startswith("I;16")
-    if image.mode == "I":  # 32 bits, but mostly used for 16, or for 8
-        _, largest = image.getextrema()
-        wide = float(largest) > 255  # type: ignore[arg-type]  # one band, so a number
+    divisor = _divisor(image) if deep else 1.0
     rgb = Image.new("RGB", image.size)
     for box in _bands(image):
         part = image.crop(box)
-        rgb.paste(_from_deep(part, 257.0 if wide else 1.0) if deep else _over_white(part), box)
+        rgb.paste(_from_deep(part, divisor) if deep else _over_white(part), box)
     return rgb
 
 
@@ -179,6 +176,19 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
     rows = max(1, BAND_PIXELS // max(1, image.width))
     for top in range(0, image.height, rows):
         yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _divisor(image: Image.Image) -> float:
+    """Return by what greys of more than 8 bits are divided, so that white becomes 255."""
+    if image.mode.startswith("I;16"):
+        return 257.0
+    largest = 0.0
+    for box in _bands(image):
+        values = np.asarray(image.crop(box))
+        largest = max(largest, float(values.max(initial=0, where=np.isfinite(values))))
+    if image.mode == "F":  # in [0, 1], or in [0, 255]
+        return 1 / 255 if largest <= 1 else 1.0
+    return 257.0 if largest > 255 else 1.0  # 32 bits, but mostly used for 16, or for 8
 
 
 def _from_deep(image: Image.Image, divisor: float) -> Image.Image:
