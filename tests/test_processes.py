@@ -73,8 +73,8 @@ COMMANDS = {
         ["train", "two_conv", "random_forest", "--data", "tiny", "--profile", "tiny", *RUN,
          "--resume"], "runs", LEAVE,
     ),
-    "import sample": Command(["data", "add", "mine", "data/sample"],
-                             ["data", "add", "mine", "data/sample"], "data", ("manifest.json",)),
+    "import sample": Command(["data", "add", "mine", "sample.zip"],
+                             ["data", "add", "mine", "sample.zip"], "data", ("manifest.json",)),
     "train sample": Command(
         ["train", "two_conv", "--epochs", "3", *RUN],
         ["train", "two_conv", "--epochs", "3", *RUN, "--resume"], "runs", LEAVE,
@@ -146,6 +146,7 @@ def sample(nursery, tmp_path_factory):
     shutil.copytree(killing.ROOT / "data/sample", home / "data/sample",
                     ignore=shutil.ignore_patterns("cache"))  # fmt: skip
     os.symlink(killing.ROOT / "notebooks", home / "notebooks")
+    shutil.make_archive(str(home / "sample"), "zip", home / "data/sample")
     done = nursery.run(["train", "dummy:prior", *RUN], home)
     assert done.status == 0, done.text
     return home
