@@ -81,7 +81,7 @@ def search(
     run = _run_folder(data, profile, folder, kind, space)
     configuration = run.configuration
     if run.kept():
-        return run.path
+        return _cleared(run.path)
     place = run.open()
     runs.open_log(Path(folder).parent)
     _restore(place)
@@ -108,9 +108,7 @@ def search(
     runs.write_json(
         place / "provenance.json", provenance.gather(seed=profile.seed, data=data.digest)
     )
-    (place / STATE).unlink(missing_ok=True)
-    shutil.rmtree(place / PROJECT, ignore_errors=True)  # checkpoints of every trial
-    return run.finish()
+    return _cleared(run.finish())  # until it is whole a kill goes on from what is cleared
 
 
 def work(
@@ -157,6 +155,13 @@ def work(
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="w207-")))
         _run(data, profile, place, configuration, line)
     return line.trials
+
+
+def _cleared(path: Path) -> Path:
+    """Remove a whole search's state and the checkpoints of its trials; return its folder."""
+    (path / STATE).unlink(missing_ok=True)
+    shutil.rmtree(path / PROJECT, ignore_errors=True)
+    return path
 
 
 def _keep(place: Path) -> None:
