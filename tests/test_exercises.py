@@ -433,7 +433,7 @@ def test_otter_grades_a_folder_and_names_what_it_cannot_grade(tmp_path, made, mo
     stuck = copy.deepcopy(book.student)
     stuck.cells[1].source += "\nwhile True:\n    pass"
     nbformat.write(stuck, folder / "stuck.ipynb")
-    table = exercises.grade(Path("submissions"), ROOT / "exercises", minutes=0.5)
+    table = exercises.grade(Path("submissions"), ROOT / "exercises", minutes=1)
     table = table.set_index("submission")
     points = table.groupby("submission")[["points", "possible"]].sum(min_count=1)
     assert points.loc["all_right.ipynb"].tolist() == points.loc["packed.ZIP"].tolist() == [6, 6]
