@@ -1,9 +1,11 @@
+import argparse
 import errno
 import importlib
 import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +16,22 @@ import pytest
 
 from w207lib import batch, cli, config, detector, pipeline, runs, train, tune
 from w207lib.commands import cli_run, cli_train
+from w207lib.machine import devices
+from w207lib.nets import augmentation
 from w207lib.reading import importing
 from w207lib.running import locks
 
-COMMANDS = [
-    [], ["run"], ["data"], ["data", "add"], ["data", "list"], ["data", "card"],
-    ["train"], ["tune"], ["evaluate"],
-    ["publish"], ["audit"], ["notebooks"], ["doctor"], ["predict"], ["export"],
-]  # fmt: skip
+
+def commands(parser, *words):
+    """Yield the words of a command and of all below it."""
+    yield [*words]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, own in action.choices.items():
+                yield from commands(own, *words, name)
+
+
+COMMANDS = list(commands(cli._parser()))
 
 
 def call(capsys, *words):
@@ -60,7 +70,7 @@ def test_every_command_explains_itself(capsys, command):
 
 def test_every_command_has_its_function():
     named = re.findall(r'"(cli_\w+)\.(\w+)"', Path(cli.__file__).read_text(encoding="utf-8"))
-    assert len(named) >= 18
+    assert len(named) == len(COMMANDS) - 2 >= 18, "all but `w207` and `w207 data` do something"
     for module, function in named:
         assert callable(getattr(importlib.import_module(f"w207lib.commands.{module}"), function))
 
@@ -118,6 +128,9 @@ def test_words_that_are_no_command_exit_with_2(capsys, words):
      ("train vgg", "recipe 'vgg' is unknown; there are w207_simple"),
      ("train two_conv --data none", "data set 'none' is unknown"),
      ("train two_conv --epochs 0", "epochs is 0, expected at least 1"),
+     *((f"train two_conv --learning-rate {rate}", f"learning rate {rate}; expected a number above")
+       for rate in (0, -0.5, "nan", "inf")),
+     ("train two_conv random_forest two_conv", "would both be called two_conv"),
      ("train two_conv --profile x", "profile 'x' is unknown"),
      ("train two_conv --profile cifake", "data set 'cifake' is unknown"),
      ("tune --profile cifake", "data set 'cifake' is unknown"),
@@ -145,6 +158,25 @@ def test_wrong_use_gets_one_sentence_and_changes_nothing(
     assert status == cli.EXIT_WRONG_USE and out == ""
     assert one_line(err).startswith("w207: ") and says in one_line(err)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["run --out s3://pail/x", "train two_conv --out s3://pail/x", "train two_conv --start s3://p/x",
+     "audit sample --json s3://pail/x", "evaluate runs/x --csv s3://pail/x.csv",
+     "evaluate s3://pail/x", "predict a.png --csv s3://pail/x.csv",
+     "predict a.png --json s3://pail/x.json", "publish s3://pail/x"],
+)  # fmt: skip
+def test_an_address_is_no_path_on_this_machine(
+    capsys, sample, tmp_path, monkeypatch, contents, words
+):
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    status, out, err = call(capsys, *words.split())
+    assert status == cli.EXIT_WRONG_USE and out == ""
+    assert "is an address; expected a path on this machine" in one_line(err)
+    assert "`w207 sync`" in one_line(err)
+    assert contents(tmp_path) == before and not (tmp_path / "s3:").exists()
 
 
 # --- data --------------------------------------------------------------------------------
@@ -350,6 +382,68 @@ def test_compact_is_trained_at_its_own_pace_unless_told_otherwise(
     )
 
 
+def test_every_option_of_train_reaches_the_training(capsys, imported, monkeypatch):
+    seen = []
+
+    def fit(recipe, data, profile, folder, **options):
+        seen.append((profile, options))
+        return folder / options["name"]
+
+    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(train, "read_metrics", lambda folder: {"scores": []})
+    plain = ["train", "two_conv", "--data", "mine", "--image-size", "16", "--out", str(imported)]
+    words = ["--minutes", "7.5", "--patience", "9", "--precision", "mixed_bfloat16", "--augment",
+             "--learning-rate", "0.25", "--start", "old.keras", "--tensorboard", "--seed", "5",
+             "--seeds", "2"]  # fmt: skip
+    for given in ([], words):
+        assert call(capsys, *plain, *given)[0] == 0
+    usual = config.load("sample")
+    expected = [
+        ((usual.patience, usual.precision, usual.seed),
+         {"name": "two_conv", "minutes": None, "learning_rate": None, "tensorboard": False,
+          "augment": None, "start": None}),
+        *(((9, "mixed_bfloat16", seed),
+           {"name": name, "minutes": 7.5, "learning_rate": 0.25, "tensorboard": True,
+            "augment": augmentation.DEFAULTS, "start": Path("old.keras")})
+          for seed, name in ((5, "two_conv"), (6, "two_conv-seed6"))),
+    ]  # fmt: skip
+    found = [((p.patience, p.precision, p.seed), options) for p, options in seen]
+    assert found == expected
+
+
+def test_two_recipes_of_one_name_are_refused_before_anything_is_trained(
+    capsys, imported, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for file, name in (("a.py", "net"), ("b.py", "Net")):
+        Path(file).write_text(f"def {name}(keras, x, *, seed):\n    return x[:, 0, 0]\n")
+    words = ["train", "a.py:net", "b.py:Net", "--data", "mine", "--out", str(imported)]
+    status, out, err = call(capsys, *words)
+    assert status == cli.EXIT_WRONG_USE and out == ""
+    assert "recipes a.py:net and b.py:Net would both be called net" in one_line(err)
+    assert not imported.exists()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_training_of_another_recipe_is_not_replaced(
+    capsys, imported, tmp_path, monkeypatch, contents, seeds
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", "mine", "--image-size", "8", "--out", str(imported)]
+    assert call(capsys, "train", "dummy:prior", "--seeds", str(seeds), *words)[0] == 0
+    if seeds == 2:
+        shutil.rmtree(imported / "models" / "dummy_prior")
+    Path("my.py").write_text("def dummy_prior(keras, x, *, seed):\n    return x[:, 0, 0]\n")
+    before = contents(imported)
+    status, out, err = call(capsys, "train", "my.py:dummy_prior", "--seeds", "2", *words)
+    assert status == cli.EXIT_WRONG_USE and out == ""
+    name = "dummy_prior" + "-seed208" * (seeds - 1)
+    told = "holds a training of recipe dummy:prior, which my.py:dummy_prior would replace"
+    assert f"{imported / 'models' / name} {told}" in one_line(err) and "--out" in err
+    assert contents(imported) == before
+    assert call(capsys, "train", "dummy:prior", "--seeds", str(seeds), *words)[0] == 0
+
+
 def test_a_baseline_is_trained_and_evaluated_by_commands(capsys, imported, tmp_path):
     words = ["train", "random_forest", "--data", "mine", "--image-size", "8", "--out"]
     status, out, _ = call(capsys, *words, str(imported))
@@ -422,6 +516,17 @@ def test_a_full_disk_in_a_training_gets_one_sentence(capsys, imported, monkeypat
     assert one_line(err) == "w207: the disk is full (manifest.parquet); free some and go on"
 
 
+def test_a_disk_that_is_too_small_is_told_as_such(capsys, imported, monkeypatch):
+    words = ["train", "two_conv", "--data", "mine", "--image-size", "16", "--out", str(imported)]
+    monkeypatch.setattr(devices, "free_bytes", lambda path: 0)
+    status, _, err = call(capsys, *words)
+    assert status == 1
+    assert re.fullmatch(
+        "w207: the disk of .* has 0.00 GiB free and .* GiB are needed: free some space, or choose "
+        "another folder.", one_line(err),
+    )  # fmt: skip
+
+
 def test_ctrl_c_in_a_training_exits_with_130(capsys, imported, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -480,6 +585,16 @@ def test_pictures_are_judged_in_their_order_as_the_detector_does(capsys, picture
     pd.testing.assert_frame_equal(table, expected, check_dtype=False)
     assert set(table["label"]) <= {"REAL", "FAKE", "UNSURE"}
     assert set(table["status"]) <= {"ok", "outside"} and table["score"].between(0, 1).all()
+
+
+def test_names_in_every_script_go_through_any_pipe(pictures):
+    (pictures / "b.png").rename(pictures / "日本.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "w207lib.cli", "predict", ".", "--csv", "-"], cwd=pictures,
+        capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode("cp1252")
+    assert "日本.png" in pd.read_csv(io.BytesIO(done.stdout), encoding="utf-8")["path"].tolist()
 
 
 def test_one_that_cannot_be_read_has_a_row_and_the_exit_status_is_1(capsys, pictures):
@@ -660,7 +775,7 @@ def test_a_network_of_ones_own_data_is_exported_and_judges(capsys, imported, tmp
     folder = imported / "models" / "two_conv"
     status, out, _ = call(
         capsys, "export", str(folder), "--name", "own", "--out", str(tmp_path / "made"),
-        "--photographs", "mine",
+        "--photographs", "mine", "--purpose", "For smooth pictures.",
     )  # fmt: skip
     path = tmp_path / "made" / "own.onnx"
     assert status == 0 and f"detector {path}" in out and "# Detector `own`" in out
@@ -669,7 +784,8 @@ def test_a_network_of_ones_own_data_is_exported_and_judges(capsys, imported, tmp
     tree = tmp_path / "tree" / "test"
     status, table = predict(capsys, str(tree), "--model", str(path))
     assert status == 0 and len(table) == 6 and np.isfinite(table["score"]).all()
-    assert detector.load(path).card["data"]["name"] == "mine"
+    made = detector.load(path)
+    assert made.card["data"]["name"] == "mine" and made.purpose == "For smooth pictures."
 
 
 @pytest.mark.parametrize("missing", ["model.keras", "run.json"])

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from w207lib import audit, cli, config, datasets, manifest, report, runs
-from w207lib.auditing import faults
+from w207lib.auditing import audit_page, faults
 from w207lib.pages import publishing
 
 
@@ -76,6 +76,10 @@ def test_an_audit_with_nothing_severe_says_so_and_takes_predictions(capsys, tmp_
         ("audit sample --predictions data/reports.csv", "predictions table: column(s) path"),
         ("audit sample --out README.md", "--out README.md is a file; expected a folder"),
         ("evaluate data --test", "which is no run folder (it has no run.json)"),
+        ("evaluate results/recipes --threshold 0.9 --page e.md", "--page would not follow"),
+        ("evaluate results/recipes --threshold 0 --page e.md", "--page would not follow"),
+        ("evaluate results/recipes --by generator --page e.md", "--page would not follow"),
+        ("evaluate results/recipes --audit results/audit/cifake", "--audit came without --page"),
         ("train svm --seeds 0", "--seeds 0; expected at least 1"),
         ("train svm nosuch", "recipe 'nosuch' is unknown"),
     ],
@@ -111,6 +115,27 @@ def test_a_training_is_kept_if_asked_for(trained, monkeypatch):
     assert (trained / "models/random_forest/metrics.json").stat().st_mtime_ns == made
 
 
+def test_a_page_wants_test_scores_of_every_model(trained, capsys, tmp_path):
+    """Of one model, of two, and of one of them that has none; with CIFAKE's names and without."""
+    (first, second) = (
+        pd.read_parquet(trained / "models" / name / "predictions.parquet")
+        for name in ("random_forest", "dummy_stratified")
+    )
+    validation = first["split"] == "validation"
+    test = pd.concat([first, first[validation].assign(split="test", path=lambda t: "t/" + t.path)])
+    for table, missing in (
+        (first, ["random_forest"]), (pd.concat([first, second]), ["random_forest"]),
+        (first.assign(path=[f"{n} (2).jpg" for n in range(len(first))]), ["random_forest"]),
+        (pd.concat([test, second]), ["dummy_stratified"]),
+    ):  # fmt: skip
+        runs.write_table(tmp_path / "t.parquet", table)
+        words = ("evaluate", tmp_path / "t.parquet", "--page", tmp_path / "e.md")
+        status, _, err = w207(capsys, *words)
+        assert status == 2 and all(name in err for name in missing), err
+        assert "no scores of any by" in err and "evaluate RUN --test" in err
+        assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
 def test_test_is_scored_once_logged_and_published(trained, capsys, tmp_path):
     unscored, _, err = w207(capsys, "publish", trained, "--name", "nothing")
     assert unscored == 2 and "has no test scores of" in err and "--test" in err
@@ -125,6 +150,24 @@ def test_test_is_scored_once_logged_and_published(trained, capsys, tmp_path):
     assert (target / "scores.csv").is_file() and (target / "provenance.json").is_file()
     status, again, _ = w207(capsys, "evaluate", target)
     assert status == 0 and "random_forest-seed208" in again
+
+
+def test_a_run_gets_its_test_scores_and_its_page_by_one_command(trained, capsys, tmp_path):
+    page = tmp_path / "e.md"
+    status, out, _ = w207(capsys, "evaluate", trained, "--test", "--page", page)
+    assert status == 0 and f"page {page}\n" in out
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Evaluation: baselines") and "With and without copies" not in text
+    scores = pd.read_csv(tmp_path / "e_scores.csv")
+    assert set(scores["model"]) == {folder.name for folder in report.model_folders(trained)}
+    rows = report.predictions(trained)
+    copied = rows.loc[rows["split"] == "test", ["path", "split"]].drop_duplicates().head(3)
+    (tmp_path / "audit").mkdir()
+    runs.write_json(tmp_path / "audit" / audit_page.NUMBERS, {})
+    copied.to_csv(tmp_path / "audit" / "rows_cross_split_exact_duplicates.csv", index=False)
+    status, _, _ = w207(capsys, "evaluate", trained, "--page", page, "--audit", tmp_path / "audit")
+    assert status == 0
+    assert "3 test images have an exact or a near copy" in page.read_text(encoding="utf-8")
 
 
 def test_training_after_a_look_is_warned_of(trained, capsys):

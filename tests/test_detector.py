@@ -1,4 +1,6 @@
+import contextlib
 import json
+import pickle
 import shutil
 import tracemalloc
 import warnings
@@ -14,6 +16,7 @@ from w207lib import detector, perturb, runs, schema
 from w207lib.metrics import outside
 from w207lib.nets import export, model_card
 from w207lib.reading import images, named_files
+from w207lib.running import parallel
 
 SIDE = 16
 WEIGHT, BIAS = 0.25, -5.0
@@ -208,6 +211,25 @@ def test_more_files_than_a_chunk_keep_their_order(made, tmp_path):
     assert (table["status"] == "unreadable").tolist() == bad.tolist()
     assert table["score"].isna().tolist() == table["label"].isna().tolist() == bad.tolist()
     assert table["score"][~bad].to_numpy() == pytest.approx(np.delete(expected, 100), abs=1e-4)
+
+
+def test_files_and_detector_are_found_from_another_current_folder(made, monkeypatch):
+    """Workers of a cluster unpickle both in a folder of theirs; rows keep the names as given."""
+    monkeypatch.chdir(made.path.parent)
+    Image.fromarray(noisy(0)).save("a.png")
+    names = ["a.png", Path("none.png"), Path("a.png").absolute()]
+    expected = list(detector.load("detail.onnx").judge(names))
+
+    def elsewhere(function, tasks, **_):
+        sent = pickle.dumps((function, list(tasks)))
+        with contextlib.chdir(made.path.anchor):
+            function, tasks = pickle.loads(sent)
+            return [function(*task) for task in tasks]
+
+    monkeypatch.setattr(parallel, "each", elsewhere)
+    found = list(detector.load("detail.onnx").judge(names))
+    assert found == expected and [row["path"] for row in found] == list(map(str, names))
+    assert [row["status"] for row in found] == ["ok", "unreadable", "ok"]
 
 
 def broken_files(folder):

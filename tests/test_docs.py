@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import itertools
 import json
 import pkgutil
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 
@@ -53,6 +55,35 @@ def command_exists(words):
             return cli.main([*words, "--help"]) == 0
         except SystemExit as end:
             return end.code == 0
+
+
+def written_commands(text):
+    """Return the words of each `w207` command in a page's code blocks, as a shell splits them."""
+    found = []
+    for block in re.findall(r"^ *```\w*\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL):
+        variables = dict(re.findall(r'^(\w+)="(.*)"$', block, flags=re.MULTILINE))
+        for line in (line for line in block.splitlines() if "w207 " in line):
+            for name, value in variables.items():
+                line = line.replace(f"${name}", value)
+            shell = shlex.shlex(line, posix=True, punctuation_chars=True)
+            shell.whitespace_split = True
+            parts = itertools.groupby(shell, lambda word: set(word) <= set("();<>|&"))
+            words = [list(part) for operator, part in parts if not operator]
+            found += [some[some.index("w207") + 1 :] for some in words if "w207" in some]
+    return found
+
+
+def test_the_commands_in_readme_and_docs_are_such_as_the_command_line_takes(capsys):
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    parsed, refused = 0, []
+    for page in pages:
+        for words in written_commands(page.read_text(encoding="utf-8")):
+            try:
+                parsed += bool(cli._parser().parse_args(words).run)
+            except SystemExit:
+                refused.append((page.name, words, capsys.readouterr().err.splitlines()[-1]))
+    assert not refused
+    assert parsed > 40
 
 
 @cache

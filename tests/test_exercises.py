@@ -3,17 +3,21 @@
 import ast
 import copy
 import io
+import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import zipfile
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -339,6 +343,72 @@ def test_a_folder_without_masters_or_submissions_is_refused(tmp_path, capsys):
     assert "no .ipynb and no .zip" in capsys.readouterr().err
 
 
+class Otter:
+    """Stands in for the process of `otter run`: notes what it was given, writes its results."""
+
+    given = []
+
+    def __init__(self, words, *, cwd, **_):
+        self.words, self.folder = words[words.index("run") + 1 :], Path(cwd)
+
+    def communicate(self, timeout):
+        path = Path(self.words[0])
+        self.given.append((path.name, path.is_file(), timeout))
+        tests = [
+            {"name": "Public Tests", "output": "all of them"},
+            {"name": "q05_1", "score": 1.5, "max_score": 3, "output": "AssertionError: Odd."},
+            {"name": "q05_2", "score": 2.0, "max_score": 2, "output": "q05_2 passed"},
+        ]
+        (self.folder / "results.json").write_text(json.dumps({"tests": tests}))
+        return "", None
+
+
+@pytest.fixture
+def graded(tmp_path, monkeypatch):
+    """A folder of submissions in the current one; no process is started, but noted in ``given``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(exercises, "folder", lambda: ROOT / "exercises")
+    fake = SimpleNamespace(**vars(subprocess) | {"Popen": Otter})
+    monkeypatch.setattr(exercises, "subprocess", fake)
+    monkeypatch.setattr(Otter, "given", [])
+    folder = tmp_path / "subs"
+    folder.mkdir()
+    shutil.copy(ROOT / "exercises" / "05_search.ipynb", folder / "HW.IPYNB")
+    with zipfile.ZipFile(folder / "HW.ZIP", "w") as file:
+        file.write(folder / "HW.IPYNB", "05_search.ipynb")
+    return Otter.given
+
+
+def test_grades_are_printed_and_written_and_the_status_says_whether_all_were_graded(graded, capsys):
+    assert exercises.main(["grade", "subs", "--minutes", "0.5"]) == 0
+    assert graded == [("HW.ipynb", True, 30), ("HW.zip", True, 30)]
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["HW.IPYNB", "05_search", "3.5", "5"] in printed
+    assert ["HW.ZIP", "05_search", "3.5", "5"] in printed
+    Path("subs", "essay.ipynb").write_text("no notebook")
+    assert exercises.main(["grade", "subs", "--csv", "t.csv"]) == 1
+    assert graded[-1] == ("HW.zip", True, 60 * exercises.MINUTES)
+    printed = capsys.readouterr().out
+    assert "essay.ipynb: not one notebook made from an exercise" in printed
+    assert "Each question's points and remarks: t.csv" in printed
+    rows = pd.read_csv("t.csv").fillna("")
+    assert tuple(rows.columns) == exercises.COLUMNS
+    assert rows.to_numpy().tolist()[:3] == [
+        ["HW.IPYNB", "05_search", "q05_1", 1.5, 3.0, "Odd."],
+        ["HW.IPYNB", "05_search", "q05_2", 2.0, 2.0, ""],
+        ["HW.ZIP", "05_search", "q05_1", 1.5, 3.0, "Odd."],
+    ]
+    assert rows["submission"].tolist()[4:] == ["essay.ipynb"]
+    assert pd.read_csv("grades.csv")["submission"].unique().tolist() == ["HW.IPYNB", "HW.ZIP"]
+
+
+@pytest.mark.parametrize("target", ["none/grades.csv", "subs"])
+def test_where_the_table_cannot_be_written_nothing_is_graded(graded, capsys, target):
+    assert exercises.main(["grade", "subs", "--csv", target]) == 2
+    said = f"--csv {Path(target)}: expected a file in a folder that exists.\n"
+    assert capsys.readouterr().err == said and not graded
+
+
 @pytest.mark.slow
 def test_otter_grades_a_folder_and_names_what_it_cannot_grade(tmp_path, made, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -357,16 +427,16 @@ def test_otter_grades_a_folder_and_names_what_it_cannot_grade(tmp_path, made, mo
             cell.source = next(sources).source
     nbformat.write(answered, folder / "all_right.ipynb")
     nbformat.write(book.student, folder / "group 2" / name)
-    with zipfile.ZipFile(folder / "packed.zip", "w") as file:
+    with zipfile.ZipFile(folder / "packed.ZIP", "w") as file:
         file.write(folder / "all_right.ipynb", name)
     (folder / "essay.ipynb").write_text("no notebook")
     stuck = copy.deepcopy(book.student)
     stuck.cells[1].source += "\nwhile True:\n    pass"
     nbformat.write(stuck, folder / "stuck.ipynb")
-    table = exercises.grade(Path("submissions"), ROOT / "exercises", minutes=0.5)
+    table = exercises.grade(Path("submissions"), ROOT / "exercises", minutes=1)
     table = table.set_index("submission")
     points = table.groupby("submission")[["points", "possible"]].sum(min_count=1)
-    assert points.loc["all_right.ipynb"].tolist() == points.loc["packed.zip"].tolist() == [6, 6]
+    assert points.loc["all_right.ipynb"].tolist() == points.loc["packed.ZIP"].tolist() == [6, 6]
     assert points.loc[f"group 2/{name}"].tolist() == [0, 6]
     assert "nothing yet" in table.loc[f"group 2/{name}", "remark"].iloc[0]
     assert "ask for the file" in table.loc["essay.ipynb", "remark"]

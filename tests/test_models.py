@@ -179,6 +179,12 @@ def test_a_recipe_is_compiled_as_its_report_trained_it():
     assert float(other.optimizer.learning_rate) == 0.5
 
 
+@pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf")])
+def test_a_learning_rate_that_is_none_is_refused(rate):
+    with pytest.raises(ValueError, match=r"learning rate \S+; expected .* above 0, such as 0.001"):
+        models.compile_model(small("two_conv"), "two_conv", learning_rate=rate)
+
+
 # --- recipes of one's own ----------------------------------------------------------------
 
 OWN = """from w207lib.models import Recipe

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import report
-from w207lib.pages import publishing, readme
+from w207lib import cli, report
+from w207lib.pages import publishing, readme, recipes
 
 
 def change_status(finished_run, status):
@@ -58,6 +58,23 @@ def test_a_folder_that_is_no_whole_run_is_refused(finished_run, home, name):
     with pytest.raises(ValueError, match=f"has no {name}, so it is no"):
         publishing.publish(finished_run)
     assert not (home / "results").exists()
+
+
+def test_the_command_publishes_and_renews_the_tables_of_the_pages(finished_run, home, capsys):
+    page = home / "README.md"
+    page.write_text("<!-- results:recipes -->\nold\n<!-- end -->\n", encoding="utf-8")
+    assert cli.main(["publish", str(finished_run), "--name", "recipes"]) == 0
+    target = home.resolve() / "results" / "recipes"
+    assert f"published to {target}\n" in capsys.readouterr().out
+    written = pd.read_csv(target / recipes.TABLE).set_index("recipe")
+    test = pd.read_csv(target / report.METRICS).set_index("model")["test"]
+    assert written["test"].to_dict() == pytest.approx(test.to_dict()) and len(test) == 2
+    text = page.read_text(encoding="utf-8")
+    assert recipes.markdown(target) in text and "old" not in text
+    assert cli.main(["publish", str(finished_run)]) == 0
+    assert (home / "results" / "tiny" / report.METRICS).is_file()
+    assert cli.main(["publish", str(finished_run), "--name", "../x"]) == 2
+    assert "--name '../x'; expected letters" in capsys.readouterr().err
 
 
 def test_trainings_without_notebooks_are_published_with_all_their_seeds(finished_run):

@@ -318,7 +318,11 @@ def test_a_resumed_run_keeps_a_finished_training(learnable, tiny_profile, tmp_pa
     assert (place / "provenance.json").stat().st_mtime_ns != written
 
 
-def test_an_unknown_condition_leaves_nothing(learnable, tiny_profile, tmp_path):
+def test_an_unknown_condition_or_a_rate_of_nought_leaves_nothing(learnable, tiny_profile, tmp_path):
     with pytest.raises(ValueError, match="unknown"):
         robustness.train_against("two_conv", learnable, tiny_profile(), tmp_path / "a", "sharpen:1")
+    with pytest.raises(ValueError, match="learning rate 0; expected"):
+        robustness.train_against(
+            "two_conv", learnable, tiny_profile(), tmp_path / "a", "png", learning_rate=0
+        )
     assert not (tmp_path / "a").exists()

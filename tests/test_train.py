@@ -270,6 +270,27 @@ def test_a_whole_run_is_kept_when_resuming_and_else_trained_anew(
     assert kept == undisturbed_run
 
 
+def test_a_copy_whose_history_lags_behind_its_state_is_refused(
+    learnable, tiny_profile, tmp_path, monkeypatch, contents
+):
+    profile = tiny_profile(epochs=3)
+    with monkeypatch.context() as patch:
+        stop_at(patch, "after the state", 2)
+        with pytest.raises(KeyboardInterrupt):
+            quick(learnable, profile, tmp_path)
+    (begun,) = tmp_path.glob(".two_conv.*.partial")
+    whole = train.read_history(begun)
+    runs.write_table(begun / train.HISTORY, whole.head(1))
+    before = contents(begun)
+    said = r"history.csv has 1 epochs, last.keras 2.*Copy the folder again, or remove it"
+    with pytest.raises(ValueError, match=said):
+        quick(learnable, profile, tmp_path)
+    assert contents(begun) == before
+    runs.write_table(begun / train.HISTORY, whole)
+    folder = quick(learnable, profile, tmp_path)
+    pd.testing.assert_frame_equal(train.read_history(folder).head(2), whole)
+
+
 def measures(patch, precision):
     """Let a measurement say that this precision is the faster one here."""
     patch.setattr(train.devices, "choose_precision", lambda: (precision, "measured"))
@@ -390,6 +411,8 @@ def test_a_wrong_recipe_or_option_leaves_nothing_under_the_name(learnable, tiny_
         train.fit("vgg", learnable, tiny_profile(), tmp_path)
     with pytest.raises(ValueError, match="has no option 'depth'"):
         train.fit("two_conv", learnable, tiny_profile(), tmp_path, depth=3)
+    with pytest.raises(ValueError, match="learning rate 0; expected a number above 0"):
+        train.fit("two_conv", learnable, tiny_profile(), tmp_path, learning_rate=0)
     assert not (tmp_path / "vgg").exists() and not (tmp_path / "two_conv").exists()
 
 

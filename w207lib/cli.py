@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_BROKEN_PIPE
     except OSError as error:
         what = error.strerror or str(error)
-        if error.errno == errno.ENOSPC and "disk is full" not in what:
+        if error.errno == errno.ENOSPC and error.strerror and "disk is full" not in what:
             what = f"the disk is full ({error.filename or 'while writing'}); free some and go on"
         elif error.filename:
             what = f"{error.filename}: {what}"
@@ -240,13 +240,9 @@ def _parser() -> argparse.ArgumentParser:
                          help="list the shipped detectors, and what each is good at")  # fmt: skip
     predict.add_argument("--model", default="compact", metavar="NAME_OR_FILE",
                          help="a shipped detector, or an .onnx file (compact)")  # fmt: skip
-    predict.add_argument(
-        "--csv",
-        metavar="FILE",
-        type=lambda text: str(_here(text)),
-        help="write the rows there (- for the terminal)",
-    )
-    predict.add_argument("--json", metavar="FILE", help="write the rows there (- for the terminal)")
+    for kind in ("--csv", "--json"):
+        predict.add_argument(kind, metavar="FILE", type=lambda text: str(_here(text)),
+                             help="write the rows there (- for the terminal)")  # fmt: skip
 
     export = _command(
         commands, "export", "cli_detector.export_network", "turn a trained network into a detector"

@@ -10,7 +10,7 @@ import csv
 import functools
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,16 +218,18 @@ class Detector:
         """
         waiting = iter(paths)
         chunks = iter(lambda: list(itertools.islice(waiting, CHUNK)), [])
-        for rows in parallel.each(_judge_chunk, ((self, chunk) for chunk in chunks), processes=1):
+        tasks = ((self, list(map(_anywhere, chunk)), list(map(str, chunk))) for chunk in chunks)
+        for rows in parallel.each(Detector.judge_chunk, tasks, processes=1):
             yield from rows
 
-    def judge_chunk(self, paths: Sequence[str | Path | Remote]) -> Iterator[dict]:
-        """Judge image files that are held in memory together, as ``judge`` does."""
+    def judge_chunk(self, paths: Sequence[str | Path | Remote], names: Sequence[str]) -> list[dict]:
+        """Judge image files that are held in memory together; their rows have these names."""
         with ThreadPoolExecutor(images.most_at_once()) as pool:
             views = list(pool.map(self._read, paths))
         answers = iter(self._answer([view for view in views if isinstance(view, _View)]))
-        for path, view in zip(paths, views, strict=True):
-            name = str(path).encode(errors="backslashreplace").decode()  # not all are UTF-8
+        rows = []
+        for called, view in zip(names, views, strict=True):
+            name = called.encode(errors="backslashreplace").decode()  # not all are UTF-8
             row: dict = {"path": name, "score": None, "label": None}
             if isinstance(view, _View):
                 given = next(answers)
@@ -235,7 +237,8 @@ class Detector:
                         "status": given.status, "reason": given.reason}  # fmt: skip
             else:
                 row |= {"status": "unreadable", "reason": view}
-            yield row
+            rows.append(row)
+        return rows
 
     def _read(self, path: str | Path | Remote) -> _View | str:
         """Return what is needed of an image file, or one clause that says why there is none."""
@@ -276,8 +279,9 @@ class Detector:
         return ""
 
 
-def _judge_chunk(judge: Detector, paths: list[str | Path | Remote]) -> list[dict]:
-    return list(judge.judge_chunk(paths))
+def _anywhere(path: str | Path | Remote) -> Path | Remote:
+    """Return a path that leads to the same file from any current folder, as workers have one."""
+    return path if isinstance(path, Remote) else Path(path).absolute()
 
 
 def names() -> list[str]:
@@ -330,7 +334,7 @@ def load(name: str | Path = DEFAULT) -> Detector:
             f"{path.with_suffix('.json')}: threshold, unsure, calibration, data, outside or "
             "round_trips are missing or are no numbers. Make it anew with w207 export."
         )
-    made = Detector(path, card)
+    made = Detector(path.absolute(), card)  # workers have another current folder
     _ = made._session  # so that a network that does not fit is refused here
     return made
 

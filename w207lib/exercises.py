@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -170,7 +171,7 @@ def grade(submissions: Path, root: Path | None = None, *, minutes: float = MINUT
     found = sorted(
         path
         for path in submissions.rglob("*")
-        if path.suffix in (".ipynb", ".zip") and ".ipynb_checkpoints" not in path.parts
+        if path.suffix.lower() in (".ipynb", ".zip") and ".ipynb_checkpoints" not in path.parts
     )
     if not found:
         raise FileNotFoundError(f"no .ipynb and no .zip file is in {submissions}.")
@@ -198,7 +199,7 @@ def assignment(submission: Path) -> str:
         ValueError: It is no notebook, or none of an exercise.
     """
     try:
-        if submission.suffix == ".zip":
+        if submission.suffix.lower() == ".zip":
             with zipfile.ZipFile(submission) as file:
                 (inner,) = [name for name in file.namelist() if name.endswith(".ipynb")]
                 text = file.read(inner).decode("utf-8")
@@ -222,7 +223,9 @@ def _master_of(title: str, root: Path | None) -> Path:
 def _run(submission: Path, autograder: Path, minutes: float) -> list[tuple]:
     """Let ``otter run`` grade one submission; return question, points, possible, remark."""
     with tempfile.TemporaryDirectory() as scratch:
-        paths = [str(submission.resolve()), "-a", str(autograder.resolve()), "-o", scratch]
+        own = Path(scratch) / f"{submission.stem}{submission.suffix.lower()}"  # Otter knows no .ZIP
+        shutil.copy(submission, own)
+        paths = [str(own), "-a", str(autograder.resolve()), "-o", scratch]
         words = ["-m", "otter", "run", *paths, "--no-logo"]
         process = subprocess.Popen(
             [sys.executable, *words], cwd=scratch, errors="replace", stdin=subprocess.DEVNULL,
@@ -277,6 +280,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     try:
         if given.command == "grade":
+            if given.csv.is_dir() or not given.csv.resolve().parent.is_dir():
+                raise ValueError(f"--csv {given.csv}: expected a file in a folder that exists.")
             return _print_grades(grade(given.folder, minutes=given.minutes), given.csv)
         changed = build(write=not given.check)
     except ModuleNotFoundError as error:
@@ -292,12 +297,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_grades(table: pd.DataFrame, target: Path) -> int:
-    table.to_csv(target, index=False)
     graded = table[table["question"] != ""]
     points = graded.groupby(["submission", "exercise"])[["points", "possible"]].sum()
     print(points.to_string() if len(points) else "Nothing could be graded.")
     for row in table[table["question"] == ""].itertuples():
         print(f"{row.submission}: {row.remark}")
+    table.to_csv(target, index=False)
     print(f"Each question's points and remarks: {target}")
     return int(len(graded) < len(table))
 

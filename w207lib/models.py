@@ -160,11 +160,11 @@ def compile_model(
             update has the learning rate that it would have had with whole batches.
 
     Raises:
-        ValueError: The recipe or the optimizer is unknown.
+        ValueError: The recipe or the optimizer is unknown, or as ``choose_rate``.
     """
     keras = quiet_keras()
     spec = find(recipe)
-    rate = learning_rate or spec.learning_rate
+    rate: Any = choose_rate(spec, learning_rate)
     if spec.schedule == "cosine" and steps:
         rate = _cosine(keras, rate, steps, accumulate)
     optimizer = optimizer or spec.optimizer
@@ -182,6 +182,21 @@ def compile_model(
         metrics=[metric],
     )
     return model
+
+
+def choose_rate(spec: Recipe, given: float | None) -> float:
+    """Return the learning rate that was given; for None the recipe's own.
+
+    Raises:
+        ValueError: It is not above 0, or not finite.
+    """
+    if given is None:
+        return spec.learning_rate
+    if not 0 < given < math.inf:  # NaN is neither
+        raise ValueError(
+            f"learning rate {given:g}; expected a number above 0, such as {spec.learning_rate:g}."
+        )
+    return given
 
 
 def _muon(keras, rate, **options):

@@ -191,13 +191,14 @@ def train_against(
         images under the condition.
 
     Raises:
-        ValueError: The recipe, an option or the condition is unknown.
+        ValueError: The recipe, an option or the condition is unknown; or as
+            ``models.choose_rate``.
     """
     _check(condition)
     name = name or f"{models.model_name(recipe)}-against-{condition.replace(':', '')}".lower()
     configuration = {
         "name": name, "recipe": recipe, "options": options, "condition": condition, "most": most,
-        "learning_rate": learning_rate or models.find(recipe).learning_rate,
+        "learning_rate": models.choose_rate(models.find(recipe), learning_rate),
         **train.settings(data, profile),
     }  # fmt: skip
     run = train.run_folder(Path(folder) / name, configuration, profile)

@@ -82,8 +82,8 @@ def fit(
         ``predictions.parquet`` (train and validation), ``metrics.json``, ``provenance.json``.
 
     Raises:
-        ValueError: As ``models.build``; or a loss that is no longer a number; or ``start`` has
-            weights of other shapes.
+        ValueError: As ``models.build`` and ``models.choose_rate``; or a loss that is no longer a
+            number; or ``start`` has weights of other shapes; or as ``epochs.go_on``.
         RuntimeError: Not even one image at a time fits the memory.
         ImportError: TensorBoard's logs are asked for where TensorFlow is not installed.
     """
@@ -94,7 +94,7 @@ def fit(
     augment = spec.augment if augment is None else augment
     configuration = {
         "name": name, "recipe": recipe, "options": options, "augment": augment,
-        "learning_rate": learning_rate or spec.learning_rate,
+        "learning_rate": models.choose_rate(spec, learning_rate),
         "optimizer": optimizer or spec.optimizer, "images": images,
         "start": None if start is None else runs.file_digest(weights_file(start)),
         "head_only": head_only, **settings(data, profile),
@@ -134,10 +134,7 @@ def fit(
             pieces = run.configuration.get("accumulation", 1)
             shared = accelerators.count(profile.batch_size, pieces)
             place = run.open()
-            with accelerators.strategy(shared):
-                model = keras.models.load_model(place / LAST)
-            updates = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-            history = read_history(place).head(updates // steps)  # a kill may fall between both
+            model, history = epochs.go_on(place, steps, shared)
             log.info("%s: going on after epoch %d", name, len(history))
         else:
             model, pieces, shared = accelerators.fitted(make, profile.batch_size)

@@ -63,6 +63,8 @@ def judge_pictures(options) -> int:
 def _hand_over(table, judge, options) -> None:
     """Write the rows of judged images where they were asked for, or print them."""
     for target, write in ((options.csv, _write_csv), (options.json, _write_json)):
+        if target == "-" and hasattr(sys.stdout, "reconfigure"):  # as in a file, on Windows too
+            sys.stdout.reconfigure(encoding="utf-8", errors="replace")
         if target is not None:
             write(table, sys.stdout if target == "-" else target)
     if "-" not in (options.csv, options.json):

@@ -43,6 +43,13 @@ def audit_data(options) -> int:
 def evaluate_table(options) -> int:
     """Print metrics of a run or of a predictions table, and what the test log says."""
     source = options.source
+    if options.page and (options.by or options.threshold is not None):
+        raise ValueError(
+            "--by and --threshold change the table that is printed, and --page would not follow: "
+            "its threshold is the one chosen on validation. Leave them out, or --page."
+        )
+    if options.audit and not options.page:
+        raise ValueError("--audit came without --page, which leaves leaked images out; give both.")
     if options.audit and not (options.audit / audit_page.NUMBERS).is_file():
         raise ValueError(
             f"--audit {options.audit} has no {audit_page.NUMBERS}; expected a folder that "

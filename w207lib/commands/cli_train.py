@@ -26,13 +26,15 @@ def train_recipes(options) -> int:
     for recipe in options.recipes:
         if recipe not in baselines.names():
             models.build(recipe, profile.image_size)  # whatever is wrong shows here
-            pace = models.find(recipe).pace
-            paces[recipe] = {k: pace[k] for k in pace if getattr(options, k) is None}
+            spec = models.find(recipe)
+            models.choose_rate(spec, options.learning_rate)
+            paces[recipe] = {k: spec.pace[k] for k in spec.pace if getattr(options, k) is None}
+    seeds = range(profile.seed, profile.seed + options.seeds)
+    experiments.check_names(options.recipes, root / "models", seeds=seeds)
     with locks.locked(root):
         data = pipeline.prepare(profile, root)
         for folder in experiments.train_seeds(
-            options.recipes, data, profile, root / "models",
-            seeds=range(profile.seed, profile.seed + options.seeds), paces=paces,
+            options.recipes, data, profile, root / "models", seeds=seeds, paces=paces,
             minutes=options.minutes,
             learning_rate=options.learning_rate, tensorboard=options.tensorboard,
             augment=augmentation.DEFAULTS if options.augment else None, start=options.start,

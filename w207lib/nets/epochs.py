@@ -145,6 +145,34 @@ def save(model, path: Path) -> None:
         model.save(temporary)
 
 
+def go_on(place: Path, steps: int, shared: int) -> tuple[Any, pd.DataFrame]:
+    """Return the network and the history of a training that was stopped, of one epoch both.
+
+    Args:
+        place: The run folder.
+        steps: Updates of the weights an epoch.
+        shared: Devices that share each micro-batch.
+
+    Returns:
+        The network, compiled; and the rows of the epochs that it was trained for: a kill may
+        fall between an epoch's row and its state.
+
+    Raises:
+        ValueError: The network was trained for more epochs than the history has.
+    """
+    keras = quiet_keras()
+    with accelerators.strategy(shared):
+        model = keras.models.load_model(place / LAST)
+    done = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
+    history = read_history(place)
+    if len(history) < done:
+        raise ValueError(
+            f"{place}: {HISTORY} has {len(history)} epochs, {LAST} {done}, as in a copy that was "
+            "made while the training ran. Copy the folder again, or remove it to begin afresh."
+        )
+    return model, history.head(done)
+
+
 def read_history(folder: Path) -> pd.DataFrame:
     """Return a run's history, one row an epoch; empty before the first."""
     path = Path(folder) / HISTORY

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -78,8 +79,7 @@ def train_seeds(
     for seed in seeds:
         for recipe in recipes:
             own = dataclasses.replace(profile, seed=seed, **(paces or {}).get(recipe, {}))
-            suffix = "" if seed == seeds[0] else f"-seed{seed}"
-            name = models.model_name(recipe) + suffix
+            name = _name(recipe, seed, seeds[0])
             if recipe in baselines.names():
                 measured = manifest.statistics(data.dataset)
                 yield train.fit_baseline(recipe, data, measured, own, folder, name=name)
@@ -87,6 +87,41 @@ def train_seeds(
             yield train.fit(recipe, data, own, folder, name=name, **options)
             quiet_keras().backend.clear_session()
             gc.collect()
+
+
+def check_names(recipes: Sequence[str], folder: Path, *, seeds: Sequence[int]) -> None:
+    """Refuse trainings that would replace each other, or one of another recipe.
+
+    Args:
+        recipes: As for ``train_seeds``, and so are ``folder`` and ``seeds``.
+
+    Raises:
+        ValueError: Two recipes would have one name, or a run folder of that name is another
+            recipe's.
+    """
+    named: dict[str, str] = {}
+    for recipe in recipes:
+        name = models.model_name(recipe)
+        if name in named:
+            raise ValueError(
+                f"recipes {named[name]} and {recipe} would both be called {name}, and the second "
+                "would replace the first. Rename a function, or give each its own --out."
+            )
+        named[name] = recipe
+    for recipe, seed in itertools.product(recipes, seeds):
+        path = Path(folder) / _name(recipe, seed, seeds[0])
+        if not (path / "config.json").is_file():
+            continue
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))["recipe"]
+        if found != recipe:
+            raise ValueError(
+                f"{path} holds a training of recipe {found}, which {recipe} would replace. Give "
+                "another folder with --out, rename the function, or move that training away."
+            )
+
+
+def _name(recipe: str, seed: int, first: int) -> str:
+    return models.model_name(recipe) + ("" if seed == first else f"-seed{seed}")
 
 
 def factorial(

@@ -47,9 +47,15 @@ def tables(predictions: pd.DataFrame, *, leaked: Sequence[str] = ()) -> dict[str
         ValueError: A model has no clean validation or test rows, or models were scored on
             different images.
     """
-    rows = predictions[
-        predictions["split"].isin(["validation", "test"]) & (predictions["condition"] == "clean")
-    ].reset_index(drop=True)
+    clean = predictions[predictions["condition"] == "clean"]
+    rows = clean[clean["split"].isin(["validation", "test"])].reset_index(drop=True)
+    tested = set(rows.loc[rows["split"] == "test", "model"])
+    untested = [str(model) for model in predictions["model"].unique() if model not in tested]
+    if untested:
+        raise ValueError(
+            f"the page is about clean test images, and there are no scores of any by "
+            f"{', '.join(untested)}. Score them first: w207 evaluate RUN --test"
+        )
     scores = evaluate.score(rows)
     first = rows[rows["model"] == rows["model"].map(comparing.family)].reset_index(drop=True)
     chosen = preferred(scores[scores["model"].isin(first["model"].unique())])
