@@ -18,8 +18,8 @@ from w207lib.reading import archives, importing
 
 
 @pytest.fixture
-def refusal(tmp_path, tally):
-    """Check that an archive is refused with these words and leaves no file behind."""
+def refusal(home, tmp_path, tally):
+    """Check that an archive is refused with these words, and that an import keeps none of it."""
 
     def refuse(path, words, fault, *, most=20e6):
         target = tmp_path / "target"
@@ -31,9 +31,12 @@ def refusal(tmp_path, tally):
                 peak = tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
+            with pytest.raises(ValueError, match=words):
+                importing.add("mine", path)
             outside = [p for p in tmp_path.rglob("*.png") if target not in p.parents]
-            tried(survived=peak < most and not outside)
-        assert peak < most and not outside
+            kept = sorted((home / "data").rglob("*"))
+            tried(survived=peak < most and not outside and not kept)
+        assert peak < most and not outside and not kept
         assert str(caught.value).startswith(f"{path.name} ") and "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -257,16 +260,17 @@ def test_names_that_cannot_be_written_are_the_archives_fault(refusal, tmp_path, 
 
 @posix
 def test_a_name_that_is_no_utf_8_comes_in_and_its_row_says_so(home, tmp_path, make_tree, tally):
+    try:
+        (tmp_path / "\udcff.png").touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
     tree = make_tree(tmp_path / "tree", {"REAL": 2, "FAKE": 2})
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as file:
         file.add(tree, "top")
         file.add(tree / "REAL/000.png", "top/REAL/\udcff.png")
     with tally("archives", "name that is no UTF-8") as tried:
-        try:
-            _, table = importing.add("mine", path)
-        except ValueError:
-            pytest.skip("this file system takes UTF-8 names only")
+        _, table = importing.add("mine", path)
         tried(survived=(table["status"] == "ok").sum() == 4)
     assert table["reason"][table["status"] != "ok"].tolist() == [
         "its name is not UTF-8; rename the file"
@@ -294,6 +298,7 @@ def test_whatever_bytes_come_an_archive_is_unpacked_inside_its_folder_or_refused
         good.append((kind, path.read_bytes()))
     rng = np.random.default_rng(3)
     before = sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    whole = 0
     with tally("archives", "bytes changed at random") as tried:
         for number in rounds(seconds, least=10):
             kind, data = good[number % len(good)]
@@ -303,7 +308,10 @@ def test_whatever_bytes_come_an_archive_is_unpacked_inside_its_folder_or_refused
                 archives.unpack(path, tmp_path / "target")
             except ValueError as error:
                 assert str(error).startswith(path.name)
+            else:
+                whole += 1
             path.unlink()
             tried()
+    assert 0 < whole < number
     after = sorted(p for p in tmp_path.rglob("*") if p.is_file())
     assert [p for p in after if tmp_path / "target" not in p.parents] == before

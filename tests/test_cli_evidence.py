@@ -220,6 +220,18 @@ def test_a_row_that_spoils_a_table_is_named_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("words", [(), ("--threshold", "0.5")])
+def test_a_table_without_a_row_is_refused(capsys, tmp_path, ending, words):
+    runs.write_table(tmp_path / f"t.{ending}", pd.DataFrame(GOOD).head(0))
+    before = sorted(tmp_path.iterdir())
+    words = ("evaluate", tmp_path / f"t.{ending}", *words, "--csv", tmp_path / "scores.csv")
+    status, out, err = w207(capsys, *words)
+    assert status == 2 and out == "" and err.count("\n") == 1
+    assert f"t.{ending} has the head of a table and no row; expected a predictions table" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_file_that_is_no_whole_table_is_named(capsys, tmp_path, ending, tally):
     path = runs.write_table(tmp_path / f"t.{ending}", pd.DataFrame(GOOD))
     whole = path.read_bytes()

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from w207lib import runs
+from w207lib import evaluate, runs
+from w207lib.metrics import calibration
 from w207lib.pages import evaluation_page
 
 
@@ -61,11 +62,19 @@ def test_the_preferred_model_is_the_one_of_the_best_validation_auc():
     assert evaluation_page.preferred(scores) == "a"
 
 
-def test_temperature_changes_calibration_and_no_ranking(made):
-    both = made["calibration"].set_index(["model", "scores"])
-    for model in ("good", "poor"):
-        before, after = both.loc[model, "as they come"], both.loc[model, "with temperature"]
-        assert before["log_loss"] != after["log_loss"]
+def test_temperature_changes_calibration_and_no_ranking(predictions, made):
+    both = made["calibration"].set_index(["model", "scores"])["log_loss"]
+    warm = calibration.calibrated(predictions)
+    assert not np.allclose(warm["score"], predictions["score"])
+    shown = {}
+    for kind, rows in (("as they come", predictions), ("with temperature", warm)):
+        rows = rows[rows["split"] == "test"]
+        losses = calibration.measures(rows).set_index("model")["log_loss"]
+        assert both[:, kind].to_dict() == losses[["good", "poor"]].to_dict()
+        shown[kind] = evaluate.score(rows, threshold=0.5)["roc_auc"]
+    assert (both[:, "as they come"] != both[:, "with temperature"]).all()
+    assert shown["as they come"].tolist() == shown["with temperature"].tolist()
+    assert shown["as they come"].between(0.6, 0.99).all()
 
 
 def test_objects_come_from_cifakes_names_alone(predictions, made):

@@ -49,7 +49,10 @@ def test_each_training_has_what_its_row_says(made, choices):
         assert found["augment"] == (augmentation.DEFAULTS if row.augmented else {})
         assert (found["optimizer"], found["learning_rate"]) == (row.optimizer, 0.002)
         assert (found["recipe"], found["seed"]) == (row.recipe, row.seed)
-        assert transfer.validation_scores(run)["roc_auc"] == row.roc_auc
+        measured = json.loads((run / "metrics.json").read_text())
+        (scores,) = (scores for scores in measured["scores"] if scores["split"] == "validation")
+        assert (row.accuracy, row.roc_auc) == (scores["accuracy"], scores["roc_auc"])
+        assert row.seconds == measured["seconds"]
 
 
 def test_a_second_call_that_resumes_trains_nothing(made, choices, monkeypatch):

@@ -29,7 +29,7 @@ def test_what_make_lint_checks_is_clean(words):
 def test_a_public_function_of_three_parameters_explains_each():
     """Ruff's D1 asks for a docstring, and none of its rules for a section in it."""
     silent = []
-    for path in sorted((ROOT / "w207lib").glob("*.py")):
+    for path in sorted((ROOT / "w207lib").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in tree.body if path.name not in SAID_BY_MODULE else ():
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):

@@ -5,6 +5,8 @@ import sys
 import psutil
 import pytest
 
+from w207lib import runs
+from w207lib.reading import importing
 from w207lib.running import locks
 
 HOLD = """
@@ -41,6 +43,68 @@ def test_a_lock_of_no_running_process_is_stale(tmp_path, left):
     (tmp_path / ".lock").write_text(left)
     with locks.locked(tmp_path):
         assert (tmp_path / ".lock").exists()
+
+
+OTHER = "an other.example.org"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Make what another machine's process, whose number nobody has here, leaves in a folder."""
+
+    def make(folder=tmp_path):
+        with monkeypatch.context() as patch:
+            patch.setattr(locks.platform, "node", lambda: OTHER)
+            patch.setattr(locks.os, "getpid", lambda: 999999999)
+            patch.setattr(locks, "_birth", lambda _: ("5.00", "5.00"))
+            with locks.locked(folder):
+                text, mark = (folder / ".lock").read_text(), locks.mark()
+        (folder / ".lock").write_text(text)
+        return text, mark
+
+    return make
+
+
+def test_another_machines_lock_holds_and_the_message_says_how_to_remove_it(
+    home, tmp_path, elsewhere, tree
+):
+    text, _ = elsewhere()
+    for _ in range(2):
+        with pytest.raises(RuntimeError) as caught, locks.locked(tmp_path):
+            pass
+        assert (tmp_path / ".lock").read_text() == text
+    said = str(caught.value)
+    assert f"in use by process 999999999 of the machine {OTHER}. Wait for it" in said
+    assert f"runs no more, as when the machine lost power, remove {tmp_path / '.lock'} and" in said
+    (tmp_path / ".lock").unlink()
+    with locks.locked(tmp_path):
+        pass
+    staging = home / "data" / ".mine.partial"
+    staging.mkdir()
+    elsewhere(staging)
+    with pytest.raises(RuntimeError, match="'mine' is being imported.*remove .*mine.partial.*lock"):
+        importing.add("mine", tree)
+
+
+@pytest.mark.parametrize("births", [1, 2])
+def test_a_lock_of_an_earlier_version_which_names_no_machine_is_this_ones(tmp_path, births):
+    born = locks._birth(os.getpid())[:births]
+    (tmp_path / ".lock").write_text(" ".join((str(os.getpid()), *born)))
+    with pytest.raises(RuntimeError, match="in use") as caught, locks.locked(tmp_path):
+        pass
+    assert "machine" not in str(caught.value)
+
+
+def test_what_another_machines_process_is_writing_stays(tmp_path, elsewhere):
+    mark = elsewhere()[1]
+    (tmp_path / ".lock").unlink()
+    names = {f".a.{mark}.partial.json", f".model.{mark}.old", f".lock.{mark}.0123abcd"}
+    for name in names:
+        (tmp_path / name).write_text("half")
+    with locks.locked(tmp_path):
+        runs.write_json(tmp_path / "a.json", 1)
+        runs.RunFolder(tmp_path / "model", {}).kept()
+        assert set(os.listdir(tmp_path)) == names | {".lock", "a.json"}
 
 
 def test_a_lock_is_released_after_an_exception(tmp_path):
@@ -108,7 +172,9 @@ def test_a_lock_holds_when_the_clock_is_moved(tmp_path, monkeypatch, tally, hour
 
 
 def test_drafts_of_killed_processes_go_and_others_stay(tmp_path):
-    (tmp_path / ".lock.999999999.0123abcd").write_text("half")
-    (tmp_path / f".lock.{os.getpid()}.0123abcd").write_text("half")
+    own = locks.mark()
+    killed = own.replace(str(os.getpid()), "999999999", 1)
+    for mark in (own, killed, "999999999"):  # the last as earlier versions wrote it
+        (tmp_path / f".lock.{mark}.0123abcd").write_text("half")
     with locks.locked(tmp_path):
-        assert sorted(os.listdir(tmp_path)) == [".lock", f".lock.{os.getpid()}.0123abcd"]
+        assert sorted(os.listdir(tmp_path)) == [".lock", f".lock.{own}.0123abcd"]

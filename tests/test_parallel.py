@@ -18,7 +18,7 @@ from distributed import Client
 
 from w207lib import audit, cli, datasets, detector, manifest
 from w207lib.auditing import traces
-from w207lib.reading import importing, shards
+from w207lib.reading import images, importing, shards
 from w207lib.running import parallel
 
 PYTHON = sys.executable
@@ -70,13 +70,18 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def machines(tmp_path_factory):
     made = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         made.add_workers(2)
-        yield made.address
+        yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(machines):
+    return machines.address
 
 
 @pytest.fixture
@@ -120,19 +125,52 @@ def varied(tmp_path, make_tree):
     return tree
 
 
+def and_pid(function, *task):
+    """Do a task, and say which process did."""
+    return os.getpid(), function(*task)
+
+
+@pytest.fixture
+def pids(monkeypatch):
+    """Note the processes that did the tasks of each function, where no cluster does them."""
+    seen, each = {}, parallel.each
+
+    def noting(function, tasks, **options):
+        if parallel._client.get():  # its workers know nothing of this file
+            yield from each(function, tasks, **options)
+            return
+        for pid, result in each(and_pid, ((function, *task) for task in tasks), **options):
+            seen.setdefault(function.__name__, set()).add(pid)
+            yield result
+
+    monkeypatch.setattr(parallel, "each", noting)
+    return seen
+
+
 @pytest.mark.parametrize("all_of_it", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_cluster_and_processes_give_the_serial_results(
-    home, varied, chunked, cluster, monkeypatch, all_of_it
+    home, varied, chunked, cluster, monkeypatch, pids, all_of_it
 ):
+    made = {"_measure_chunk", "_judge_chunk", *(("_read_chunk", "_write") if all_of_it else ())}
     with monkeypatch.context() as patch:
         patch.setattr(joblib, "cpu_count", lambda: 1)
         expected = results("serial", varied, all_of_it=all_of_it)
+    assert pids == dict.fromkeys(made, {os.getpid()})
     assert len(expected[0]["manifest"]) == 25
+    pids.clear()
     with parallel.cluster(cluster):
         assert_same(results("cluster", varied, all_of_it=all_of_it), expected)
-    if all_of_it:
-        monkeypatch.setattr(manifest, "MANY_SECONDS", 0)  # so that processes are started
-        assert_same(results("processes", varied, all_of_it=True), expected)
+    assert not pids
+    if not all_of_it:  # to start processes takes longer than all the rest
+        return
+    monkeypatch.setattr(manifest, "MANY_SECONDS", 0)
+    monkeypatch.setattr(shards, "usual_processes", lambda rows: 2)
+    for module, name in ((joblib, "cpu_count"), (images, "most_at_once")):
+        monkeypatch.setattr(module, name, lambda: 2)
+    assert_same(results("processes", varied, all_of_it=all_of_it), expected)
+    pids.pop("_judge_chunk")  # by threads, which ONNX Runtime leaves the processors to
+    assert pids.keys() == made - {"_judge_chunk"}
+    assert all(found and os.getpid() not in found for found in pids.values())
 
 
 def test_tasks_run_on_the_workers_inside_the_block_and_here_outside_of_it(home, cluster):
@@ -195,6 +233,42 @@ def test_a_bucket_is_read_by_the_workers(home, bucket, varied, chunked, tmp_path
     finally:
         own.close()
     assert found.equals(expected.assign(source="other").replace({"generator": {"mine": "other"}}))
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["_measure_chunk", *(pytest.param(name, marks=pytest.mark.slow) for name in
+                         ("_judge_chunk", "_read_chunk", "_write"))],
+)  # fmt: skip
+def test_a_worker_killed_at_any_stage_changes_nothing(
+    home, tmp_path, make_tree, chunked, machines, monkeypatch, tally, stage
+):
+    """Import, verdicts, and, as slow ones, headers and shards, which an audit and training read."""
+    tree = make_tree(tmp_path / "tree", {"train/REAL": 20, "train/FAKE": 20}, size=80)
+    make_tree(tree, {"test/REAL": 10, "test/FAKE": 10}, size=80)
+    all_of_it = stage in ("_read_chunk", "_write")
+    expected = results("serial", tree, all_of_it=all_of_it)
+    machines.add_workers(1)
+    victim, killed = machines.workers.pop(), []
+    on_cluster = parallel._on_cluster
+
+    def killing(client, function, tasks):
+        for number, result in enumerate(on_cluster(client, function, tasks)):
+            if function.__name__ == stage and number == 2:
+                (there,) = (a for a, pid in client.run(os.getpid).items() if pid == victim.pid)
+                killed.append(len(client.has_what()[there]) + len(client.processing()[there]))
+                victim.kill()
+            yield result
+
+    with tally("cloud", "worker killed in the middle") as tried:
+        with machines.client() as client:
+            monkeypatch.setattr(parallel, "_on_cluster", killing)
+            with parallel.cluster(client.scheduler.address):
+                found = results("killed", tree, all_of_it=all_of_it)
+        assert victim.wait(5) == -signal.SIGKILL
+        assert len(killed) == 1 and killed[0] > 0  # tasks begun, or results that it kept
+        assert_same(found, expected)
+        tried(survived=True, lost=0)
 
 
 @contextlib.contextmanager
@@ -297,19 +371,38 @@ def test_a_scheduler_without_workers_or_with_strangers_is_told(home, tmp_path, m
         own.close()
 
 
-def test_workers_without_the_folder_or_with_other_versions_are_refused(
-    home, cluster, monkeypatch, tally
-):
+def test_workers_that_do_not_see_the_folder_are_refused(home, cluster, monkeypatch, tally):
     with tally("cloud", "worker that does not fit") as tried:
-        with monkeypatch.context() as patch:
-            patch.setattr(type(home), "touch", lambda *_: None)  # a file that nobody else sees
-            with pytest.raises(ValueError, match="does not see the folder .*data.*shared folder"):
-                with parallel.cluster(cluster):
-                    pass
+        monkeypatch.setattr(type(home), "touch", lambda *_: None)  # a file that nobody else sees
+        with pytest.raises(ValueError, match="does not see the folder .*data.*shared folder"):
+            with parallel.cluster(cluster):
+                pass
         tried(survived=True, lost=0)
-        own = parallel._versions()
-        monkeypatch.setattr(parallel, "_versions", lambda: own | {"pillow": "1.0"})
-        with pytest.raises(ValueError, match="has pillow .* where this is 1.0, so its results"):
+    assert not list((home / "data").iterdir())
+
+
+@pytest.mark.parametrize("name", ["pillow", "onnxruntime", "sources"])
+def test_workers_with_other_versions_or_sources_are_refused(
+    home, cluster, tmp_path, monkeypatch, tally, name
+):
+    own, version = parallel._versions(), parallel.metadata.version
+    if name == "sources":  # the same version number, and one character more in one file
+        copy = tmp_path / "w207lib"
+        shutil.copytree(Path(parallel.__file__).parents[1], copy)
+        monkeypatch.setattr(parallel, "__file__", str(copy / "running" / "parallel.py"))
+        assert parallel._versions() == own
+        with (copy / "reading" / "images.py").open("a") as file:
+            file.write("#")
+    else:
+        monkeypatch.setattr(
+            parallel.metadata, "version", lambda n: "1.0" if n == name else version(n)
+        )
+    now = parallel._versions()
+    assert [key for key in own if own[key] != now[key]] == [name]
+    with tally("cloud", "worker that does not fit") as tried:
+        with pytest.raises(
+            ValueError, match=f"has {name} {own[name]} where this is {now[name]}, so its results"
+        ):
             with parallel.cluster(cluster):
                 pass
         tried(survived=True, lost=0)

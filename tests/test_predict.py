@@ -5,6 +5,7 @@ import math
 import pickle
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -235,6 +236,48 @@ def function_as_lambda(path, mark):
     with_layer(path, "Lambda", function=function, arguments={"args": ["touch", mark]})
 
 
+def lambda_in_a_nested_network(path, mark):
+    """A Lambda layer inside a network that is a layer of the network."""
+    import keras
+
+    code = eval(f"lambda x: ({TOUCH.format(mark)}, x[:, 0, 0, :1] / 255)[1]")
+    inner = [keras.Input((16, 16, 3)), keras.layers.Lambda(code, output_shape=(1,))]
+    keras.Sequential([keras.Input((16, 16, 3)), keras.Sequential(inner)]).save(path)
+    Path(mark).unlink(missing_ok=True)
+
+
+POPEN = {"module": "subprocess", "class_name": "Popen", "registered_name": None}
+
+
+def initializer_of_another_module(path, mark):
+    """A class of the standard library where a layer's weights are drawn."""
+
+    def change(facts):
+        layers = [layer["config"] for layer in facts["config"]["layers"]]
+        drawn = [config for config in layers if "kernel_initializer" in config]
+        drawn[0]["kernel_initializer"] = POPEN | {"config": {"args": ["touch", mark]}}
+
+    configured(path, change)
+
+
+def loss_of_another_module(path, mark):
+    """A class of the standard library as the loss, which is made where the network is."""
+    loss = POPEN | {"config": {"args": ["touch", mark]}}
+    configured(path, lambda facts: facts.update(compile_config={"optimizer": "sgd", "loss": loss}))
+
+
+def loss_that_is_a_function(path, mark):
+    """A function of the standard library as the loss."""
+    loss = {"class_name": "function", "module": "subprocess", "config": "check_call",
+            "registered_name": "function"}  # fmt: skip
+    configured(path, lambda facts: facts.update(compile_config={"optimizer": "sgd", "loss": loss}))
+
+
+def saved_model_of_tensorflow(path, mark):
+    """A layer that loads a program of TensorFlow's from another folder."""
+    with_layer(path, "TFSMLayer", filepath=mark, call_endpoint="serve")
+
+
 def whole_model_is_a_call(path, mark):
     """A class of another module in the model's place, whose constructor acts."""
     config = {"args": ["touch", mark]}
@@ -314,7 +357,9 @@ def far_too_large(path, mark):
 
 
 HOSTILE = [
-    lambda_layer, function_as_lambda, whole_model_is_a_call, layer_of_another_module,
+    lambda_layer, function_as_lambda, lambda_in_a_nested_network, initializer_of_another_module,
+    loss_of_another_module, loss_that_is_a_function, saved_model_of_tensorflow,
+    whole_model_is_a_call, layer_of_another_module,
     unknown_layer, safety_switched_off, torch_wrapper, file_as_vocabulary, plain_pickle,
     pickled_weights, hdf5_with_lambda, cut_in_half, empty, without_configuration, other_sizes,
     far_too_large,

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from w207lib.making import fakes
 from w207lib.reading import images, importing, named_files, remote, shards
 from w207lib.reading.remote import Remote
 
+MODEL = Path(__file__).resolve().parents[1] / "data" / "models" / "compact.onnx"
 SECRET = "wJalrXUtnFEMI/never/to/be/seen"
 
 
@@ -253,6 +255,30 @@ def test_each_failure_is_one_sentence_and_leaves_nothing(
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     afresh()
     fails("no such profile", r"no credentials can be used \(ProfileNotFound\)")
+
+
+def test_a_profiles_credentials_are_used_and_stand_in_no_output(
+    home, afresh, pail, tree, tmp_path, capsys, monkeypatch, contents
+):
+    key, file = "AKIAOFTHEPROFILE", tmp_path / "credentials"
+    file.write_text(f"[course]\naws_access_key_id = {key}\naws_secret_access_key = {SECRET}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    afresh()
+    assert "no credentials can be used" in refused(capsys, "audit", pail, status=1)
+    expected = dict.fromkeys(COMMANDS, 0) | {"audit": cli.main(["audit", str(tree)])}
+    monkeypatch.setenv("AWS_PROFILE", "course")
+    afresh()
+    for command, words in COMMANDS.items():
+        words = [word.format(url=pail, folder=tmp_path) for word in words]
+        model = ["--model", str(MODEL)] if command == "predict" else []
+        assert cli.main([*words, *model]) == expected[command], command
+        said = "".join(capsys.readouterr())
+        assert said and SECRET not in said and key not in said, command
+    assert len(list((tmp_path / "copy").rglob("*.png"))) == 10
+    written = b"".join(contents(home).values()) + b"".join(contents(tmp_path / "copy").values())
+    assert SECRET.encode() not in written and key.encode() not in written
 
 
 def test_without_a_network_one_sentence_comes_in_seconds(home, afresh, pail, monkeypatch, capsys):

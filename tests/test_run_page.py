@@ -73,4 +73,21 @@ def test_the_page_says_what_failed(finished_run):
     }  # fmt: skip
     (finished_run / "summary.json").write_text(json.dumps(summary))
     text = run_page.write(finished_run).read_text(encoding="utf-8")
-    assert 'class="card failed"' in text and "failed, 0 s: ValueError: <x>" not in text
+    assert 'class="card failed"' in text and "<p>failed, 0 s: ValueError: &lt;x&gt;</p>" in text
+    assert "<x>" not in text
+
+
+def test_a_notebook_that_was_not_executed_has_a_card_and_no_link(finished_run):
+    path = finished_run / "pages" / "02_skipped.html"
+    path.parent.mkdir()
+    path.write_text("of an earlier run")
+    summary = json.loads((finished_run / "summary.json").read_text())
+    summary["notebooks"]["02"] = {
+        "notebook": "02_skipped.ipynb", "status": "skipped", "seconds": 0,
+        "error": "it needs notebook 01",
+    }  # fmt: skip
+    (finished_run / "summary.json").write_text(json.dumps(summary))
+    text = run_page.write(finished_run).read_text(encoding="utf-8")
+    assert '<a class="card skipped"><h2>02 _skipped.ipynb</h2>' in text
+    links = re.findall(r'href="([^"]+)"', text)
+    assert links == ["pages/01_what.html"] and (finished_run / links[0]).is_file()

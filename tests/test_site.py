@@ -48,7 +48,6 @@ def test_what_readme_leads_to_is_there_and_what_is_missing_is_named(site, small)
     assert 'id="two-words"' in (small / "docs/b.html").read_text("utf-8")
 
 
-@pytest.mark.slow
 def test_no_link_of_the_projects_own_pages_leads_nowhere(site, tmp_path):
     assert site.build(tmp_path) == []
     for page in tmp_path.rglob("*.html"):

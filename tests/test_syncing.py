@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from w207lib import cli
+from w207lib import cli, tune
 from w207lib.machine import devices
+from w207lib.nets import epochs
 from w207lib.reading import remote, syncing
 from w207lib.reading.remote import Remote
 
@@ -186,22 +188,83 @@ def test_a_damaged_download_is_found_and_fetched_again(bucket, large, tmp_path, 
             tried(survived=True, lost=0)
 
 
-@pytest.mark.parametrize("size", [100, 11 * 2**20])
-def test_a_damaged_upload_is_found(bucket, parts, tmp_path, monkeypatch, tally, size):
-    def damaged(path, target, **rest):
-        spoilt = tmp_path / "spoilt"
-        good = (tmp_path / "good").read_bytes()
-        spoilt.write_bytes(bytes([good[0] ^ 1]) + good[1:])
-        put(str(spoilt), target, **rest)
-
+@pytest.fixture
+def damaged(bucket, tmp_path):
+    """Send a file with its first bit turned, and all that is said of the whole one."""
     put = bucket.put_file
-    (tmp_path / "good").write_bytes(os.urandom(size - 1) + b"!")
-    monkeypatch.setattr(bucket, "put_file", damaged)
+
+    def send(path, target, **rest):
+        with open(path, "rb") as file:
+            good = file.read()
+        (tmp_path / "spoilt").write_bytes(bytes([good[0] ^ 1]) + good[1:])
+        put(str(tmp_path / "spoilt"), target, **rest)
+
+    return send
+
+
+@pytest.mark.parametrize("size", [100, 11 * 2**20])
+def test_a_damaged_upload_is_found_removed_and_sent_again(
+    bucket, parts, tmp_path, damaged, monkeypatch, tally, size
+):
+    good = tmp_path / "run" / "good"
+    good.parent.mkdir()
+    good.write_bytes(os.urandom(size - 1) + b"!")
     with tally("cloud", "upload damaged") as tried:
-        with pytest.raises(OSError, match="arrived damaged"):
-            syncing.upload(tmp_path / "good", Remote("s3://pail/good"))
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(bucket, "put_file", damaged)
+            with pytest.raises(OSError, match="arrived damaged.*and was removed; run the same"):
+                syncing.sync(good.parent, "s3://pail/run")
+        assert bucket.find("pail") == []
+        assert syncing.sync(good.parent, "s3://pail/run") == (1, size, 0)
+        assert bucket.cat_file("pail/run/good") == good.read_bytes()
         tried(survived=True, lost=0)
+
+
+def test_an_object_that_only_claims_to_be_the_file_is_replaced(
+    bucket, run, damaged, monkeypatch, tally
+):
+    """As of an upload that was killed before what had arrived damaged could be removed."""
+    syncing.sync(run, "s3://pail/run")
+    path = run / "summary.json"
+    said = {syncing.METADATA: hashlib.sha256(path.read_bytes()).hexdigest()}
+    with tally("cloud", "damaged object with the good file's digest") as tried:
+        damaged(path, "pail/run/summary.json", Metadata=said)
+        assert bucket.cat_file("pail/run/summary.json") != path.read_bytes()
+        assert syncing.facts(Remote("s3://pail/run/summary.json")).sha256 == said[syncing.METADATA]
+        assert syncing.sync(run, "s3://pail/run") == (1, path.stat().st_size, 3)
+        assert bucket.cat_file("pail/run/summary.json") == path.read_bytes()
+        tried(survived=True, lost=0)
+
+
+# --- runs that go on while they are copied --------------------------------------------------
+
+
+def test_states_are_sent_first_and_what_appears_meanwhile_is_sent_too(
+    bucket, run, tmp_path, contents, monkeypatch
+):
+    assert syncing.STATES == (epochs.LAST, tune.STATE)
+    training, search = run / "models/.svm.01.partial", run / "tuning/.random.01.partial"
+    search.mkdir(parents=True)
+    for state in (training / epochs.LAST, search / tune.STATE):
+        state.write_text("state")
+    (training / "history.csv").write_text("one\n")
+    sent, put = [], bucket.put_file
+
+    def writing(path, target, **rest):
+        if not sent:  # the run that is copied goes on
+            (training / "history.csv").write_text("one\ntwo\n")
+            (search / "trial.json").write_text("new")
+        sent.append(Path(path).relative_to(run))
+        put(path, target, **rest)
+
+    monkeypatch.setattr(bucket, "put_file", writing)
+    monkeypatch.setattr(syncing, "THREADS", 1)
+    syncing.sync(run, "s3://pail/run")
+    assert {path.name for path in sent[:2]} == set(syncing.STATES)
+    assert len(sent) == len(set(sent)) == len(shown(contents, run))
+    syncing.sync("s3://pail/run", tmp_path / "back")
+    assert contents(tmp_path / "back") == shown(contents, run)
+    assert (tmp_path / "back/tuning/.random.01.partial/trial.json").read_text() == "new"
 
 
 def test_a_file_that_grows_while_it_is_sent_is_sent_again(bucket, tmp_path, monkeypatch):

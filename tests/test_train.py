@@ -12,6 +12,7 @@ import pytest
 
 from w207lib import evaluate, manifest, models, pipeline, predict, runs, schema, train
 from w207lib.nets import epochs
+from w207lib.reading import syncing
 
 FILES = {
     "config.json", "history.csv", "model.keras", "model.json", "predictions.parquet",
@@ -255,6 +256,25 @@ def test_a_killed_process_loses_at_most_an_epoch(
     went_on = train.fit("two_conv", learnable, profile, tmp_path / "models", **OPTIONS)
     assert epochs[0] == 2
     assert_same(went_on, undisturbed_run)
+
+
+def test_a_training_stopped_here_goes_on_elsewhere_as_if_nothing_had_been(
+    bucket, undisturbed_run, learnable, profile, tmp_path, monkeypatch, tally
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, "after the state", 2)
+        with pytest.raises(KeyboardInterrupt):
+            train.fit("two_conv", learnable, profile, tmp_path / "here/models", **OPTIONS)
+    with tally("cloud", "run that goes on on another machine") as tried:
+        syncing.sync(tmp_path / "here", "s3://pail/run")
+        syncing.sync("s3://pail/run", tmp_path / "there")
+        (begun,) = (tmp_path / "there/models").iterdir()
+        first = train.read_history(begun)
+        went_on = train.fit("two_conv", learnable, profile, tmp_path / "there/models", **OPTIONS)
+        assert len(first) == 2  # their seconds, too, are those of the first machine
+        pd.testing.assert_frame_equal(train.read_history(went_on).head(2), first)
+        assert_same(went_on, undisturbed_run)
+        tried(survived=True, lost=0)
 
 
 def test_a_whole_run_is_kept_when_resuming_and_else_trained_anew(

@@ -72,11 +72,19 @@ def test_report_0s_choice_is_in_the_space():
     assert all(chosen[name] in values for name, values in tune.SPACE.items())
 
 
+@pytest.mark.parametrize(
+    ("kind", "epochs", "last", "following"),
+    [("random", 1, "0", ["1"]), ("bayesian", 1, "0", ["1"]),
+     pytest.param("hyperband", 3, "0002", ["0003", "0004"], marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_a_stopped_search_goes_on_with_its_next_trial(
-    learnable, profile, tmp_path, monkeypatch, caplog, undisturbed_search
+    learnable, profile, tmp_path, caplog, undisturbed_search, kind, epochs, last, following
 ):
+    """Hyperband's trial 0003 goes on from what the best of the first three has learnt."""
+    profile = dataclasses.replace(profile, tuning_epochs=epochs)
+
     def stop(record):
-        if record.getMessage().startswith("search: trial 0 "):
+        if record.getMessage().startswith(f"search: trial {last} "):
             raise KeyboardInterrupt
         return True
 
@@ -84,18 +92,21 @@ def test_a_stopped_search_goes_on_with_its_next_trial(
     logger.addFilter(stop)
     try:
         with pytest.raises(KeyboardInterrupt):
-            tune.search(learnable, profile, tmp_path, space=SPACE)
+            tune.search(learnable, profile, tmp_path, kind=kind, space=SPACE)
     finally:
         logger.removeFilter(stop)
-    assert not (tmp_path / "random").exists()
+    assert not (tmp_path / kind).exists()
     caplog.clear()
     with caplog.at_level(logging.INFO, "w207lib"):
-        went_on = tune.search(learnable, profile, tmp_path, space=SPACE)
+        went_on = tune.search(learnable, profile, tmp_path, kind=kind, space=SPACE)
     said = [m for m in caplog.messages if m.startswith("search: trial")]
-    assert len(said) == 1 and said[0].startswith("search: trial 1 COMPLETED")
-    pd.testing.assert_frame_equal(
-        tune.read_trials(went_on), tune.read_trials(undisturbed_search), check_exact=True
-    )
+    assert [m.split()[2:4] for m in said] == [[name, "COMPLETED,"] for name in following]
+    trials = tune.read_trials(went_on)
+    assert len(trials) == int(following[-1]) + 1 and set(trials["status"]) == {"COMPLETED"}
+    if kind == "random":  # the others' proposals hang on when they were asked
+        pd.testing.assert_frame_equal(
+            trials, tune.read_trials(undisturbed_search), check_exact=True
+        )
 
 
 def test_a_kill_between_the_tuners_files_loses_the_trial_in_progress_alone(

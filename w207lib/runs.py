@@ -52,7 +52,7 @@ def replacing(path: str | Path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{locks.mark()}.partial{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -246,7 +246,7 @@ class RunFolder:
         """Put the partial folder in place of ``path``; return ``path``."""
         for left in self.partial.glob(".*.partial*"):  # of a process that was killed
             left.unlink(missing_ok=True)
-        old = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
+        old = self.path.with_name(f".{self.path.name}.{locks.mark()}.old")
         if self.path.exists():
             os.replace(self.path, old)
         os.replace(self.partial, self.path)

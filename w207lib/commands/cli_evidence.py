@@ -85,7 +85,7 @@ def read_predictions(source: Path) -> pd.DataFrame:
     """Return the predictions of a run folder, of published results, or of one table's file.
 
     Raises:
-        ValueError: There is none, or the file is no table.
+        ValueError: There is none, the file is no table, or the table has no row.
     """
     source = Path(source)
     if (source / "predictions.parquet").is_file():
@@ -103,6 +103,11 @@ def read_predictions(source: Path) -> pd.DataFrame:
         raise ValueError(
             f"{source} cannot be read as a predictions table: {str(error).splitlines()[0]}"
         ) from error
+    if table.empty:
+        raise ValueError(
+            f"{source} has the head of a table and no row; expected a predictions table with one "
+            "row for each image, model and condition."
+        )
     return table.astype({c: object for c in table.select_dtypes("category")})
 
 

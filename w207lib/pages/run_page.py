@@ -60,7 +60,8 @@ def write(root: Path) -> Path:
     cards = []
     for number, row in sorted(summary["notebooks"].items()):
         executed = root / "notebooks" / row["notebook"]
-        title = row["notebook"]
+        title: str = row["notebook"]
+        target: Path | None = None
         if executed.is_file():
             book = nbformat.read(executed, as_version=4)
             described = _make_readable(book)
@@ -74,7 +75,7 @@ def write(root: Path) -> Path:
             target = root / "pages" / executed.with_suffix(".html").name
             with runs.replacing(target) as temporary:
                 temporary.write_text(page, encoding="utf-8")
-        cards.append(_card(root, number, row, title, figures))
+        cards.append(_card(root, number, row, title, figures, target))
     table = report.results_table(root)
     judged = len(table) and (table["model"] == report.EYE).any()
     provenance = summary["provenance"]
@@ -135,9 +136,11 @@ def _html_table(table: pd.DataFrame) -> str:
     return shown.to_html(index=False, border=0, na_rep="–", float_format=lambda v: f"{v:.3g}")
 
 
-def _card(root: Path, number: str, row: dict, title: str, figures: list[Path]) -> str:
+def _card(
+    root: Path, number: str, row: dict, title: str, figures: list[Path], page: Path | None
+) -> str:
+    """Return what the page says of a notebook: a link to its own page, where it has one."""
     mine = [path for path in figures if path.name.startswith(f"{number}_")]
-    page = f"pages/{Path(row['notebook']).with_suffix('.html').name}"
     picture = ""
     if mine:
         source = html.escape(mine[-1].relative_to(root).as_posix())
@@ -146,8 +149,9 @@ def _card(root: Path, number: str, row: dict, title: str, figures: list[Path]) -
     note = f"{row['status']}, {row['seconds']:.0f} s"
     if row["error"]:
         note += f": {row['error']}"
+    link = f' href="{html.escape(page.relative_to(root).as_posix())}"' if page else ""
     return (
-        f'<a class="card {row["status"]}" href="{html.escape(page)}">{picture}'
+        f'<a class="card {row["status"]}"{link}>{picture}'
         f"<h2>{number} {html.escape(title.removeprefix(number).strip())}</h2>"
         f"<p>{html.escape(note)}</p></a>"
     )
@@ -171,7 +175,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 .cards {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); }}
 .card {{ border: 1px solid #dde2ea; border-radius: .6rem; padding: 1rem; color: inherit;
          text-decoration: none; }}
-.card:hover {{ border-color: #0072b2; }}
+.card[href]:hover {{ border-color: #0072b2; }}
 .card.failed, .card.skipped {{ border-color: #d55e00; }}
 .card img {{ width: 100%; height: 11rem; object-fit: contain; background: #fff; }}
 .card h2 {{ font-size: 1.05rem; margin: .6rem 0 .2rem; }}

@@ -6,7 +6,7 @@ import errno
 import json
 import re
 import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -76,7 +76,8 @@ def add(
             "that folder away first."
         )
     staging = folder.with_name(f".{name}.partial")
-    with _held(staging, name):
+    busy = f"data set {name!r} is being imported by another command; wait for its end, or stop it."
+    with locks.locked(staging, busy=busy):
         try:
             table = _import(card, origin, staging, downloads)
             staging.rename(folder)
@@ -226,19 +227,6 @@ def _fingerprint(source: str | Path | Remote) -> dict:
     if source.is_dir():
         return {"folder": str(source)}
     return {"archive": source.name, "bytes": source.stat().st_size}
-
-
-@contextmanager
-def _held(staging: Path, name: str):
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locks.locked(staging))
-        except RuntimeError:
-            raise RuntimeError(
-                f"data set {name!r} is being imported by another command; wait for its end, or "
-                "stop it."
-            ) from None
-        yield
 
 
 @contextmanager
