@@ -109,6 +109,26 @@ def test_a_stopped_search_goes_on_with_its_next_trial(
         )
 
 
+def test_a_kill_while_a_whole_search_is_put_in_place_repeats_no_trial(
+    learnable, profile, tmp_path, monkeypatch, caplog, undisturbed_search
+):
+    def stop(run):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.RunFolder, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tune.search(learnable, profile, tmp_path, kind="random", space=SPACE)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "w207lib"):
+        went_on = tune.search(learnable, profile, tmp_path, kind="random", space=SPACE)
+    assert not [m for m in caplog.messages if m.startswith("search: trial")]
+    assert not (went_on / tune.STATE).exists() and not (went_on / tune.PROJECT).exists()
+    pd.testing.assert_frame_equal(
+        tune.read_trials(went_on), tune.read_trials(undisturbed_search), check_exact=True
+    )
+
+
 def test_a_kill_between_the_tuners_files_loses_the_trial_in_progress_alone(
     learnable, profile, tmp_path, monkeypatch, undisturbed_search
 ):

@@ -386,15 +386,10 @@ def _trial_table(tuner, space: dict, image_size: int) -> pd.DataFrame:
             parameters = models.parameter_counts(model)["total"]
         except ValueError:
             parameters = None
-        rows.append(
-            {
-                "trial": trial.trial_id,
-                "score": trial.score,
-                **values,
-                "parameters": parameters,
-                "status": trial.status,
-            }  # fmt: skip
-        )
+        rows.append({
+            "trial": trial.trial_id, "score": trial.score, **values, "parameters": parameters,
+            "status": trial.status,
+        })  # fmt: skip
     return pd.DataFrame(rows).astype({"score": "float64"})
 
 
