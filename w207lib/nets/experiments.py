@@ -112,8 +112,8 @@ def check_names(recipes: Sequence[str], folder: Path, *, seeds: Sequence[int]) -
         path = Path(folder) / _name(recipe, seed, seeds[0])
         if not (path / "config.json").is_file():
             continue
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))["recipe"]
-        if found != recipe:
+        kept = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if (found := kept.get("recipe", recipe)) != recipe:
             raise ValueError(
                 f"{path} holds a training of recipe {found}, which {recipe} would replace. Give "
                 "another folder with --out, rename the function, or move that training away."
