@@ -403,7 +403,7 @@ def test_a_run_that_was_killed_goes_on_with_its_clock_moved_back(
     start, ended, expected = undisturbed("run network")
     command, home = COMMANDS["run network"], start.with_name("run-clock")
     shutil.copytree(start, home)
-    assert nursery.run(command.first, home, after=0.7 * ended.seconds).status is None
+    assert nursery.run(command.first, home, at=int(0.7 * ended.changes)).status is None
     with killing.Nursery(network=False, **clock(-400)) as shifted:
         went_on = shifted.run(command.again, home)
     assert went_on.status == 0, went_on.text
