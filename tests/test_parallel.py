@@ -151,7 +151,7 @@ def pids(monkeypatch):
 def test_a_cluster_and_processes_give_the_serial_results(
     home, varied, chunked, cluster, monkeypatch, pids, all_of_it
 ):
-    made = {"_measure_chunk", "_judge_chunk", *(("_read_chunk", "_write") if all_of_it else ())}
+    made = {"_measure_chunk", "judge_chunk", *(("_read_chunk", "_write") if all_of_it else ())}
     with monkeypatch.context() as patch:
         patch.setattr(joblib, "cpu_count", lambda: 1)
         expected = results("serial", varied, all_of_it=all_of_it)
@@ -168,8 +168,8 @@ def test_a_cluster_and_processes_give_the_serial_results(
     for module, name in ((joblib, "cpu_count"), (images, "most_at_once")):
         monkeypatch.setattr(module, name, lambda: 2)
     assert_same(results("processes", varied, all_of_it=all_of_it), expected)
-    pids.pop("_judge_chunk")  # by threads, which ONNX Runtime leaves the processors to
-    assert pids.keys() == made - {"_judge_chunk"}
+    pids.pop("judge_chunk")  # by threads, which ONNX Runtime leaves the processors to
+    assert pids.keys() == made - {"judge_chunk"}
     assert all(found and os.getpid() not in found for found in pids.values())
 
 
@@ -238,7 +238,7 @@ def test_a_bucket_is_read_by_the_workers(home, bucket, varied, chunked, tmp_path
 @pytest.mark.parametrize(
     "stage",
     ["_measure_chunk", *(pytest.param(name, marks=pytest.mark.slow) for name in
-                         ("_judge_chunk", "_read_chunk", "_write"))],
+                         ("judge_chunk", "_read_chunk", "_write"))],
 )  # fmt: skip
 def test_a_worker_killed_at_any_stage_changes_nothing(
     home, tmp_path, make_tree, chunked, machines, monkeypatch, tally, stage
