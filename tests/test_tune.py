@@ -349,9 +349,12 @@ def test_a_search_survives_a_killed_worker_and_a_killed_chief(
         chief.kill()  # in the middle of a trial, too
         again = start("again", "--chief", address, "--out", out)
         again.wait_for("worker other has joined")  # still at its trial, or with what came of it
-        back = start("back", "--worker", address, "--name", "one")
-        for process in (again, back, other):
+        back = start("back", "--worker", address, "--name", "one", "--wait", "0.5")
+        for process in (again, other):
             process.end()
+        if back.process.wait(240):  # slow to start, where the other has trained all the rest
+            assert "worker one has joined" not in again.said()
+            assert "no chief answers" in back.said()
     finally:
         for process in started:
             process.kill()
