@@ -22,7 +22,7 @@ from w207lib import train
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="forks, signals and mounts as Linux has them"
 )
-FEW = {"import": 2, "train": 2, "tune": 1, "run": 1, "slides": 1}
+FEW = dict.fromkeys(("import", "train", "tune", "run", "slides"), 1)
 MANY = 30
 ROUNDS = 4
 """How often moments are drawn until enough of them came before a command's end."""
