@@ -103,7 +103,9 @@ SECTIONS = (
     (
         "Growth to a million images", lambda: read("scale"),
         "python bench/scale.py --counts 10000 100000 1000000 --csv bench/results/scale.csv",
-        "Exponents: slope of log seconds, and of log memory, against log images.",
+        "Exponents: slope of log seconds, and of log memory, against log images, from the smallest "
+        "count to the largest. The search for copies that look alike (`near`, and in the `audit`) "
+        "is quadratic in its last decade, all else linear or less; memory grows with the rows.",
     ),
     (
         "What each part of `compact` is worth", ablation,
