@@ -501,6 +501,7 @@ for find, place in ((named_files.find_images, [str(folder)]),
         print(find(place))
     except OSError as error:
         print(f"{error.filename}: {error.strerror}")
+print([path.name for path in named_files.find_images([str(folder / "open")])])
 """
 
 
@@ -508,17 +509,22 @@ for find, place in ((named_files.find_images, [str(folder)]),
 def test_a_file_that_may_not_be_read_has_a_row_and_a_folder_is_named(tally):
     """To root every file is readable, so it becomes nobody, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "shut").mkdir()
-        for name, mode in (("a.png", 0o644), ("b.png", 0), ("shut/c.png", 0o644)):
+        for name in ("shut", "open", "open/.hidden"):
+            Path(folder, name).mkdir()
+        for name, mode in (
+            ("a.png", 0o644), ("b.png", 0), ("shut/c.png", 0o644), ("open/d.png", 0o644)
+        ):  # fmt: skip
             Path(folder, name).write_bytes(KINDS["png"])
             Path(folder, name).chmod(mode)
-        Path(folder, "shut").chmod(0)
+        for name in ("shut", "open/.hidden"):
+            Path(folder, name).chmod(0)
         Path(folder).chmod(0o755)
         done = subprocess.run(
             [sys.executable, "-c", UNPRIVILEGED, folder], capture_output=True, text=True
         )
-        Path(folder, "shut").chmod(0o755)
-    *reasons, status, named, listed = done.stdout.splitlines()
+        for name in ("shut", "open/.hidden"):
+            Path(folder, name).chmod(0o755)
+    *reasons, status, named, listed, beside_hidden = done.stdout.splitlines()
     with tally("images", "file that may not be read") as tried:
         for reason in reasons:
             tried(survived=reason.lower() == "permission denied")
@@ -528,6 +534,7 @@ def test_a_file_that_may_not_be_read_has_a_row_and_a_folder_is_named(tally):
         for said in (named, listed):
             tried(survived=said == f"{folder}/shut: Permission denied")
     assert named == listed == f"{folder}/shut: Permission denied"
+    assert beside_hidden == "['d.png']"  # hidden folders are left out, not looked into
 
 
 # --- at random ---------------------------------------------------------------------------

@@ -54,11 +54,11 @@ def _below(folder: Path) -> list[Path]:
     def refuse(error: OSError):
         raise error  # os.walk would leave the folder out in silence
 
-    found = [
-        Path(place) / name for place, _, names in os.walk(folder, onerror=refuse) for name in names
-    ]
-    seen = (path for path in found if not _hidden(path.relative_to(folder)))
-    return sorted(path for path in seen if path.suffix.lower() in images.SUFFIXES)
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # not looked into
+        found += [Path(place) / name for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in images.SUFFIXES)
 
 
 def _find_remote(place: Remote) -> list[Remote]:
