@@ -35,16 +35,17 @@ def brute(hashes, radius):
     }
 
 
+@pytest.mark.parametrize("words", [3, 4, 5])
 @pytest.mark.parametrize("radius", [0, 3, 9, 11])
-def test_close_hashes_are_those_that_comparing_all_pairs_finds(radius):
+def test_close_hashes_are_those_that_comparing_all_pairs_finds(radius, words):
     centres = RANDOM.integers(0, 2**63, 30, dtype=np.uint64)
     near = []
     for centre in centres:
-        for flips in (0, 1, 5, 9, 11, 12):
-            bits = RANDOM.permutation(64)[:flips]
+        for flips in (0, 1, 5, 9, 10, 11, 12):  # spread evenly: no word has fewer than its share
+            bits = (np.arange(flips) * 64 // max(flips, 1) + RANDOM.integers(64)) % 64
             near.append(centre ^ np.uint64(sum(1 << int(bit) for bit in bits)))
     hashes = np.array([*near, *RANDOM.integers(0, 2**63, 100, dtype=np.uint64)], np.uint64)
-    first, second = duplicates.close_hashes(hashes, radius)
+    first, second = duplicates.close_hashes(hashes, radius, words=words)
     assert set(zip(first.tolist(), second.tolist(), strict=True)) == brute(hashes, radius)
     assert (first < second).all()
 
@@ -58,9 +59,17 @@ def test_the_blocks_of_many_pairs_lose_none(monkeypatch):
     np.testing.assert_array_equal(whole, parts)
 
 
-def test_a_radius_beyond_the_words_reach_is_refused():
+def test_a_radius_that_would_look_up_too_many_neighbours_is_refused():
     with pytest.raises(ValueError, match="expected 0 to 11"):
         duplicates.close_hashes(np.zeros(2, np.uint64), 12)
+
+
+def test_few_and_many_hashes_are_compared_alike(monkeypatch):
+    hashes = RANDOM.integers(0, 2**12, 400, dtype=np.uint64) << np.uint64(20)
+    few = duplicates.close_hashes(hashes, 4)
+    monkeypatch.setattr(duplicates, "MANY", 0)
+    assert len(few[0]) > 1000
+    np.testing.assert_array_equal(few, duplicates.close_hashes(hashes, 4))
 
 
 @pytest.mark.parametrize("n", [0, 1])

@@ -4,10 +4,10 @@ Exact copies share a ``pixel_hash``. *Near* copies (saved again, brightened, sca
 blurred) are found in two steps:
 
 1. candidates are pairs whose perceptual hashes differ in at most ``RADIUS`` of 64 bits. Each hash
-   is cut into four words of 16 bits; of two hashes that differ in at most eleven bits one word
-   differs in at most two, so it is enough to look up each word and its 136 neighbours (multi-index
-   hashing, M. Norouzi, A. Punjani and D. J. Fleet, IEEE TPAMI 36 (2014) 1107). For hashes that
-   spread evenly that is 1/120 of all pairs;
+   is cut into five words, or four where there are many hashes: of two that differ in at most nine
+   bits one word differs in at most one, or two, so it is enough to look up each word and those
+   neighbours (multi-index hashing, M. Norouzi, A. Punjani and D. J. Fleet, IEEE TPAMI 36 (2014)
+   1107). For hashes that spread evenly that is 1/120 of all pairs;
 2. a candidate counts if the two thumbnails correlate by at least ``LEAST_CORRELATION`` and their
    mean colours are at most ``MOST_SHIFT`` levels apart. Flat pictures have nothing to correlate
    and are left to the exact check.
@@ -18,7 +18,7 @@ Crops of more than a few per cent, mirrored and rotated copies are not found.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
@@ -34,8 +34,9 @@ sixty from 0.92 to 0.95 about one in ten did not (ships on an empty sea, aeropla
 MOST_SHIFT = 20.0
 LEAST_CONTRAST = 6.0
 """Standard deviation of a thumbnail's levels below which a picture counts as flat."""
-WORD, WORDS, FLIPS = 16, 4, 2
-BLOCK = 4_000_000
+MOST_RADIUS = 11
+MANY = 200_000  # hashes; where four words take as long as five
+BLOCK = 250_000
 
 
 def exact_groups(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -131,38 +132,48 @@ def leaked(
     return rows["path"].tolist()
 
 
-def close_hashes(hashes: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np.ndarray]:
+def close_hashes(
+    hashes: np.ndarray, radius: int = RADIUS, *, words: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return all pairs of 64-bit hashes that differ in at most ``radius`` bits.
 
     Args:
         hashes: uint64 ``(N,)``.
-        radius: 0 to 11 bits.
+        radius: 0 to ``MOST_RADIUS`` bits.
+        words: Into how many words a hash is cut; None for what is quickest. The pairs are the
+            same.
 
     Returns:
         Two int64 arrays ``(pairs,)`` of row numbers, the first smaller than the second, each
         pair once.
 
     Raises:
-        ValueError: The radius is larger than the words' flips can reach.
+        ValueError: The radius is larger: too many neighbours would have to be looked up.
     """
-    reach = WORDS * (FLIPS + 1) - 1
-    if not 0 <= radius <= reach:
-        raise ValueError(f"radius {radius} came; expected 0 to {reach} bits.")
+    if not 0 <= radius <= MOST_RADIUS:
+        raise ValueError(f"radius {radius} came; expected 0 to {MOST_RADIUS} bits.")
     found = [np.empty(0, np.int64)]
     n = len(hashes)
-    for word in range(WORDS):
-        values = ((hashes >> np.uint64(WORD * word)) & np.uint64(2**WORD - 1)).astype(np.int64)
+    words = words or (5 if n < MANY else 4)
+    for low, bits in _cuts(words):
+        values = ((hashes >> np.uint64(low)) & np.uint64(2**bits - 1)).astype(np.int64)
         order = np.argsort(values, kind="stable")
-        counts = np.bincount(values, minlength=2**WORD)
-        starts = np.cumsum(counts) - counts
-        for flip in _flips(WORD, min(FLIPS, radius)):
-            for i, j in _bucket_pairs(flip, counts, starts):
-                i, j = order[i], order[j]
-                near = np.bitwise_count(hashes[i] ^ hashes[j]) <= radius
-                i, j = i[near], j[near]
+        ordered, values = hashes[order], values[order]
+        counts = np.bincount(values, minlength=2**bits)
+        ends = np.cumsum(counts)
+        for flip in _flips(bits, radius // words):
+            for i, j in _bucket_pairs(flip, values, counts, ends):
+                near = np.bitwise_count(ordered[i] ^ ordered[j]) <= radius
+                i, j = order[i[near]], order[j[near]]
                 found.append(np.minimum(i, j) * n + np.maximum(i, j))
     pairs = np.unique(np.concatenate(found))
     return pairs // max(n, 1), pairs % max(n, 1)
+
+
+def _cuts(words: int) -> list[tuple[int, int]]:
+    """Return each word's lowest bit and its length: 64 bits, cut as evenly as it goes."""
+    ends = [64 * word // words for word in range(words + 1)]
+    return [(low, high - low) for low, high in pairwise(ends)]
 
 
 def _flips(bits: int, most: int) -> list[int]:
@@ -170,25 +181,24 @@ def _flips(bits: int, most: int) -> list[int]:
     return [sum(1 << bit for bit in c) for c in chosen]
 
 
-def _bucket_pairs(flip: int, counts: np.ndarray, starts: np.ndarray):
-    """Yield places (in sorted order) of the pairs whose words differ by just ``flip``."""
-    first = np.flatnonzero(counts)
-    second = first ^ flip
-    keep = (second >= first) & (counts[second] > 0)
-    first, second = first[keep], second[keep]
-    sizes = counts[first] * counts[second]
+def _bucket_pairs(flip: int, values: np.ndarray, counts: np.ndarray, ends: np.ndarray):
+    """Yield places (in the order of ``values``) of the pairs whose words differ by ``flip``."""
+    places = np.arange(len(values))
     if flip == 0:
-        first, second, sizes = first[sizes > 1], second[sizes > 1], sizes[sizes > 1]
-    blocks = np.cumsum(sizes) // BLOCK
-    for block in np.unique(blocks):
-        part = blocks == block
-        f, s, size = first[part], second[part], sizes[part]
-        bucket = np.repeat(np.arange(len(f)), size)
-        within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
-        i = starts[f][bucket] + within // counts[s][bucket]
-        j = starts[s][bucket] + within % counts[s][bucket]
-        different = i < j if flip == 0 else slice(None)
-        yield i[different], j[different]
+        starts, many = places + 1, ends[values] - places - 1
+    else:
+        other = values ^ flip
+        places = places[(other > values) & (counts[other] > 0)]
+        other = other[places]
+        starts, many = ends[other] - counts[other], counts[other]
+    until = np.cumsum(many)
+    blocks = np.searchsorted(until, np.arange(BLOCK, until[-1:].sum() + BLOCK, BLOCK))
+    for low, high in pairwise([0, *np.unique(blocks + 1)]):
+        part = slice(low, high)
+        before = until[part] - many[part]
+        i = np.repeat(places[part], many[part])
+        j = np.arange(before[0], before[0] + len(i)) + np.repeat(starts[part] - before, many[part])
+        yield i, j
 
 
 def _contrast(flat: np.ndarray, at: np.ndarray) -> np.ndarray:
