@@ -185,7 +185,7 @@ def test_another_run_s_deck_names_its_own_data(project, profile, title):
         shutil.rmtree(folder)
     assert f"![{title}, test images, 95 % intervals](figures/{profile}_accuracies.png)" in filled
     whose = (
-        r"[Ss]hipped|former detector|weights were learnt|trained on CIFAKE|CIFAKE, test \|"
+        r"[Ss]hipped|weights were learnt|trained on CIFAKE|CIFAKE, test \|"
         r"|CIFAKE\.\*|\*\*CIFAKE"
     )
     left = [line for line in filled.splitlines() if "CIFAKE" in line]
