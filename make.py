@@ -240,7 +240,12 @@ def test(arguments, marker="not slow"):
     pytest = [PYTHON, "-m", "pytest"]
     if arguments:
         return call([*pytest, *arguments])
-    commands = [[*pytest, "tests"] + (["-m", marker] if marker else [])]
+    fit = processes_that_fit()
+    commands = [[*pytest, "tests"]]
+    if marker:
+        commands[0] += ["-m", marker]
+        if fit > 1:  # not the slow ones, too: they time kills, and count them in one process
+            commands[0] += ["-n", str(fit), "--dist", "loadfile"]
     if names_in(os.path.join(ROOT, "notebooks"), ".ipynb"):
         commands.append([*pytest, "--nbval", "notebooks", "-p", "no:cacheprovider"])
     with contextlib.ExitStack() as stack:  # both always run, neither in the user's own runs
@@ -250,8 +255,7 @@ def test(arguments, marker="not slow"):
             )
             for _ in commands
         ]
-        beside = has_room_for_two() and len(commands) == 2
-        if beside:
+        if fit > 1 and len(commands) == 2:
             print(
                 "The notebooks are executed meanwhile; what they say comes after the tests.",
                 flush=True,
@@ -262,7 +266,7 @@ def test(arguments, marker="not slow"):
                 commands.pop(), cwd=ROOT, env=env, stdout=told, stderr=subprocess.STDOUT
             )
         status = [call(command, W207_RUNS=runs[place]) for place, command in enumerate(commands)]
-        if beside:
+        if len(status) < len(runs):
             status.append(wait(lambda: notebooks))
             told.seek(0)
             print(told.read().decode(errors="replace"), flush=True)
@@ -271,13 +275,13 @@ def test(arguments, marker="not slow"):
     return next(filter(None, status), 0)
 
 
-def has_room_for_two():
-    """Return whether two test processes fit side by side: two processors and 12 GB."""
+def processes_that_fit():
+    """Return how many test processes fit side by side: one a processor, and 6 GB each."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):  # Windows says it otherwise
-        return False
-    return (os.cpu_count() or 1) > 1 and memory > 12e9
+        return 1
+    return max(1, min(os.cpu_count() or 1, int(memory / 6e9)))
 
 
 def test_full(arguments):

@@ -254,21 +254,27 @@ def stand_in(make, monkeypatch, script):
     python.chmod(0o755)
     monkeypatch.setattr(make, "PYTHON", str(python))
     monkeypatch.setattr(make, "ensure", lambda *extras: None)
-    monkeypatch.setattr(make, "has_room_for_two", lambda: True)
+    monkeypatch.setattr(make, "processes_that_fit", lambda: 2)
 
 
 @pytest.mark.parametrize("statuses", [(0, 0), (2, 0), (0, 3)])
 def test_where_there_is_room_the_notebooks_run_beside_the_tests(make, monkeypatch, capfd, statuses):
     stand_in(
         make, monkeypatch,
-        f"case $3 in tests) echo tests end; exit {statuses[0]};; esac\n"
+        f"case $3 in tests) echo tests end $*; exit {statuses[0]};; esac\n"
         f"echo notebooks in $W207_RUNS; exit {statuses[1]}\n"
     )  # fmt: skip
     assert make.main(["test"]) == max(statuses)
     said = capfd.readouterr().out
-    assert "tests end" in said and "notebooks in " in said
+    assert "not slow -n 2 --dist loadfile\n" in said and "notebooks in " in said
     assert ("The notebooks passed" in said) == (statuses == (2, 0))
     assert not os.path.exists(said.split("notebooks in ")[1].split("\n")[0])
+
+
+def test_timed_kills_are_tried_in_one_process(make, monkeypatch, capfd):
+    stand_in(make, monkeypatch, "echo $*\n")
+    assert make.main(["test-full"]) == 0
+    assert "-m pytest tests\n" in capfd.readouterr().out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
@@ -286,7 +292,7 @@ def test_after_ctrl_c_the_notebooks_end_by_themselves_and_say_what_they_found(
 
 def test_both_test_commands_run_in_roots_of_their_own(make, monkeypatch):
     calls = []
-    monkeypatch.setattr(make, "has_room_for_two", lambda: False)
+    monkeypatch.setattr(make, "processes_that_fit", lambda: 1)
     notebooks = Path(make.ROOT, "notebooks")
     notebooks.mkdir()
     (notebooks / "01_a.ipynb").write_text("{}")
@@ -341,7 +347,7 @@ def test_a_failing_first_command_is_not_forgotten(make, monkeypatch, capsys):
     statuses = iter([1, 0])
     monkeypatch.setattr(make, "ensure", lambda *extras: None)
     monkeypatch.setattr(make, "names_in", lambda folder, ending: ["01.ipynb"])
-    monkeypatch.setattr(make, "has_room_for_two", lambda: False)
+    monkeypatch.setattr(make, "processes_that_fit", lambda: 1)
     monkeypatch.setattr(make, "call", lambda command, **env: next(statuses))
     assert make.main(["test"]) == 1
     assert "did not" in capsys.readouterr().out

@@ -37,10 +37,10 @@ def test_a_second_process_is_refused_and_a_killed_ones_lock_does_not_last(tmp_pa
     assert not (tmp_path / ".lock").exists()
 
 
-@pytest.mark.parametrize("left", ["999999999 0", f"{os.getpid()} 5", "nonsense", ""])
+@pytest.mark.parametrize("left", ["999999999 0", "{own} 5", "nonsense", ""])
 def test_a_lock_of_no_running_process_is_stale(tmp_path, left):
     # The second one names a running process that started long after the lock was written.
-    (tmp_path / ".lock").write_text(left)
+    (tmp_path / ".lock").write_text(left.format(own=os.getpid()))
     with locks.locked(tmp_path):
         assert (tmp_path / ".lock").exists()
 
