@@ -36,6 +36,15 @@ def test_agrees_knows_the_interval_of_a_claim(label):
     assert checks.agrees(0.95, label, called).severity == "severe"
 
 
+@pytest.mark.parametrize(("n", "accuracy"), [(200, 0.6), (2_000, 0.9), (2_000, 0.98)])
+def test_agrees_accuses_one_in_twenty_of_equal_models_on_other_images(n, accuracy):
+    random, accused = np.random.default_rng(207), 0
+    label, place = np.ones(n, int), np.arange(n)
+    for claimed, right in random.binomial(n, accuracy, (1_000, 2)):
+        accused += checks.agrees(claimed / n, label, place < right).found
+    assert accused / 1_000 == pytest.approx(0.05, abs=0.025)  # the claim's own interval: 0.17
+
+
 def test_agrees_is_exact_on_the_same_images(label):
     called = label.copy()
     called[0] = 1 - called[0]

@@ -180,6 +180,13 @@ def test_an_empty_cell_of_a_sidecar_says_nothing(tmp_path, make_tree):
     assert table["generator"].to_dict() == {"REAL/000.png": "real", "FAKE/gan/000.png": "gan"}
 
 
+@pytest.mark.parametrize(("folder", "maker"), [("FAKE/photos", "gan"), ("FAKE", "real")])
+def test_a_sidecar_whose_generator_is_not_the_class_is_refused(tmp_path, make_tree, folder, maker):
+    make_tree(tmp_path, {"REAL": 1, folder: 1})
+    with pytest.raises(ValueError, match="1 images have a generator that is not their class's"):
+        sidecar(tmp_path, f"{folder}/000.png,{maker},p1")
+
+
 def test_rows_of_a_sidecar_that_are_no_images_are_told(tmp_path, make_tree, caplog):
     make_tree(tmp_path, {"REAL": 1, "FAKE": 1})
     table = sidecar(tmp_path, "REAL/000.png,real,p1", "REAL/gone.png,real,p2", "x.png,real,p3")

@@ -221,6 +221,12 @@ def test_the_card_measures_the_verdicts_on_the_test_files(made, learnable):
     assert made.card["measured"]["photographs"] == {}
 
 
+def test_a_wrong_score_that_was_rounded_to_one_costs_no_more_than_its_digits_say():
+    label, score = pd.Series([0, 1, 1, 0]), pd.Series([0.99996, 0.8, 0.6, 0.3])
+    exact = metrics.log_loss(label, score)
+    assert export._log_loss(label, score.round(4)) == pytest.approx(exact, rel=0.05)
+
+
 def test_each_export_scores_the_test_split_once_and_that_is_written_down(exported, learnable, root):
     log = runs.test_scorings(root)
     assert log["model"].tolist() == [f"{recipe}.onnx" for recipe in RECIPES]

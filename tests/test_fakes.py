@@ -55,6 +55,17 @@ def test_it_has_the_old_images_and_as_many_new_ones_as_asked_for(table):
     )
 
 
+def test_pieces_keep_their_class_when_their_data_set_is_called_like_one(tmp_path, make_tree):
+    counts = {"train/REAL": 2, "train/FAKE": 2}
+    pictures = datasets.Dataset("photos", make_tree(tmp_path / "raw", counts, size=40), tmp_path)
+    root = make_tree(tmp_path / "made", {"train/REAL": 1}, size=16)
+    rows = fakes._cut(pictures, manifest.load(pictures), root, "train/REAL/000.png", 2, [1])
+    found = datasets.find_images(datasets.Dataset("made", root, tmp_path / "cache"))
+    named = found.set_index("path")["class_name"]
+    labels = {(maker, named[path]) for path, maker, *_ in rows}
+    assert labels == {("real", "REAL"), ("stable_diffusion_1", "FAKE")}
+
+
 def test_photographs_keep_split_and_pixels(made, table):
     source = datasets.locate("small")
     profile = config.PROFILES["sample"]

@@ -106,7 +106,7 @@ def done(data, tiny_profile, tmp_path_factory):
     names = ["only-autoencoder", "without-GAN"]
     finished = dict(
         generalisation.run(
-            data, tiny_profile(epochs=2), root, recipe="two_conv", images=40, names=names
+            data, tiny_profile(epochs=2), root, recipe="two_conv", images=50, names=names
         )
     )
     return root, finished
@@ -126,6 +126,15 @@ def test_a_run_leaves_its_tables(done):
     assert set(alarms["source"]) == {"home", "elsewhere"}
     scorings = runs.test_scorings(root)
     assert set(scorings["model"]) == {"only-autoencoder", "without-GAN"}
+
+
+def test_a_run_says_how_many_images_each_training_had_not_how_many_were_asked_for(done):
+    root, finished = done
+    trained = pd.read_csv(root / generalisation.TRAININGS).set_index("model")["images"]
+    assert trained.to_dict() == {"only-autoencoder": 25 + 20, "without-GAN": 25 + 2 * 12}
+    for name, folder in finished.items():
+        kept = pd.read_parquet(folder / "predictions.parquet")
+        assert (kept["split"] == "train").sum() == trained[name]
 
 
 def test_the_threshold_is_frozen_on_images_without_the_held_out_generators(done):

@@ -607,7 +607,9 @@ def test_whatever_a_sidecar_holds_the_images_are_listed_or_it_is_named(
     sidecar = tree / datasets.SIDECAR
     dataset = datasets.Dataset("mine", tree, tmp_path / "cache")
     plain = datasets.find_images(dataset)["path"].tolist()
-    good = ["path,generator,source,group\n" + "".join(f'"{p}",gan,"a ""b""",g1\n' for p in plain),
+    made = {path: "real" if "REAL" in path else "gan" for path in plain}
+    good = ["path,generator,source,group\n"
+            + "".join(f'"{p}",{maker},"a ""b""",g1\n' for p, maker in made.items()),
             "group,path\n" + "".join(f"ü{n},{p}\n" for n, p in enumerate(plain))]  # fmt: skip
     good = [text.encode() for text in good]
     rng, read = np.random.default_rng(1), 0

@@ -366,4 +366,13 @@ def _with_sidecar(table: pd.DataFrame, root: Path | Remote, folder: PurePosixPat
     for column in known:
         blank = extra[column].str.strip().to_numpy() == ""
         table[column] = table[column].where(blank, extra[column].to_numpy())
+    wrong = table[(table["class_name"] == "REAL") != (table["generator"] == "real")]
+    if len(wrong):
+        first = wrong.iloc[0]
+        raise ValueError(
+            f"{path}: {len(wrong):,} images have a generator that is not their class's; the first, "
+            f"{first['path']!r}, is {first['class_name']} by its folders and made by "
+            f"{first['generator']!r} by the table; expected a photograph's to be 'real' and a "
+            "fake's another. Mend the table, or rename the folder that is taken for a class."
+        )
     return table

@@ -1,6 +1,6 @@
 """Does a detector find the fakes of generators that it never saw? Trainings by generator's family.
 
-Each training gets the same number of images: half of them photographs, half fakes, spread evenly
+Each training gets the same photographs and, where there are so many, as many fakes, spread evenly
 over the generators it may see. Families are held out whole: a detector that was shown one GAN
 has not been shown "no GAN". Thresholds are frozen on validation images of the very generators
 that it was trained on, so nothing of the held-out ones has been used when they are scored.
@@ -73,7 +73,8 @@ def choose(
     Args:
         table: After ``split.assign``.
         generators: Whose fakes it may see.
-        images: Training images, half of them photographs, where there are so many; validation
+        images: Training images, half of them photographs, where there are so many: of a
+            generator with too few all are taken, and nothing is put in their place. Validation
             has ``VALIDATION_SHARE`` as many.
         seed: Seed of the draw. The photographs are the same for every choice of generators.
         sources: Whose images it may see; None for the ``home`` of most fakes alone.
@@ -119,13 +120,14 @@ def run(
         profile: Gives epochs, patience, batch size, precision and seed.
         root: The run's folder; the trainings lie in its ``models``.
         recipe: As for ``models.build``.
-        images: Training images of each.
+        images: Training images of each, at most; as for ``choose``.
         names: Which of ``trainings``; None for all. The tables hold these alone.
         **options: As for ``train.fit``.
 
     Yields:
         Each training's name and run folder, when it is finished. Afterwards the run's folder
-        holds ``trainings.csv``, ``matrix.csv`` and ``false_alarms.csv``.
+        holds ``trainings.csv`` (its ``images`` are those that each training had), ``matrix.csv``
+        and ``false_alarms.csv``.
 
     Raises:
         ValueError: A name is unknown, or as ``trainings`` and ``train.fit``.
@@ -151,7 +153,7 @@ def run(
                 "model": name,
                 "generators": " ".join(known[name]),
                 "recipe": recipe,
-                "images": images,
+                "images": len(own.rows("train")),
                 "seed": profile.seed,
                 "epochs": profile.epochs,
                 "seconds": train.read_metrics(folder)["seconds"],

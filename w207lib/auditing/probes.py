@@ -2,7 +2,11 @@
 
 A *probe* is a small classifier that gets only what should not matter. If it scores, then so may
 a network, for the same wrong reason. Each is cross-validated by group, so that it never sees a
-photograph that it is tested on, and its AUROC has a 95 % interval (``intervals``).
+photograph that it is tested on, and its AUROC has a 95 % interval (``intervals``). That takes the
+folds' models as given, though each row also trains those that test the others: simulated, it
+covered 74 to 90 % where a probe guesses little (200 to 2,000 rows), and half as wide again it
+covered 96 % and more (C. Nadeau and Y. Bengio, Machine Learning 52 (2003) 239, variance times
+1 + K / (K − 1) for K folds).
 
 - ``container``: format, colour mode, width, height, aspect, JPEG quantisation tables, chroma
   subsampling, EXIF, colour profile, progressive. Nothing of it is a picture.

@@ -120,6 +120,7 @@ def make(
     runs.write_table(
         staging / "images" / datasets.SIDECAR, sidecar.sort_values("path", ignore_index=True)
     )
+    datasets.find_images(Dataset(name, staging / "images", staging / "cache"))  # labels fit makers
     runs.write_json(
         staging / "dataset.json",
         settings | {"name": name, "root": "images", "real": None, "fake": None},
@@ -288,8 +289,10 @@ def _cut(
     rows = []
     for number, row in enumerate(tqdm(list(table.itertuples()), desc="cut", leave=False)):
         count = pieces if row.split == "train" else max(1, pieces // 2)
-        folder = root / row.split / row.class_name / pictures.name
-        names = [f"{number:05}_{place}{suffix}" for place in range(count)]
+        # Not the name alone: one such as `photos` would be taken for the class.
+        place = f"{row.split}/{row.class_name}/pieces_of_{pictures.name}"
+        folder = root / place
+        names = [f"{number:05}_{k}{suffix}" for k in range(count)]
         if not all((folder / file).is_file() for file in names):
             picture = pictures.read([row.path])[0]
             for file, pixels in zip(
@@ -297,11 +300,7 @@ def _cut(
             ):
                 _store(folder / file, encode(pixels))
         group = f"{pictures.name}:{row.group}"
-        rows += [
-            (f"{row.split}/{row.class_name}/{pictures.name}/{file}", row.generator, pictures.name,
-             group)
-            for file in names
-        ]  # fmt: skip
+        rows += [(f"{place}/{file}", row.generator, pictures.name, group) for file in names]
     return rows
 
 

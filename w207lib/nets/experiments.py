@@ -188,7 +188,9 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
         ``seed_spread``: the standard deviation that the seed alone makes, pooled over all
         combinations. Two levels differ by more than luck where they are further apart than two
         standard errors of their difference, ``2 * seed_spread * sqrt(2 / trainings)``; of eight
-        trainings a level that is ``seed_spread`` itself.
+        trainings a level that is ``seed_spread`` itself. A hint: where three seeds made
+        ``seed_spread``, luck alone passes this in 18 % of cases (Student's t, two degrees of
+        freedom), and in 5 % what is 4.3 standard errors apart.
     """
     within = table.groupby(list(FACTORS))["accuracy"].var(ddof=1)
     pooled = float(within.mean() ** 0.5) if within.notna().any() else float("nan")
