@@ -131,6 +131,10 @@ def test_a_picture_is_uploaded_and_gets_a_verdict(page):
     expect(page.get_by_role("heading", name="Where the score comes from")).to_be_visible()
 
 
+def test_nothing_but_the_page_is_offered(page):
+    expect(page.get_by_test_id("stSidebar")).to_have_count(0)
+
+
 def test_a_hostile_file_gets_a_sentence_is_not_executed_and_the_page_lives_on(page):
     upload(page, **{NAME: b"<script>document.title = 1</script>"})
     expect(page.get_by_text("There is no verdict on this file.")).to_be_visible()

@@ -608,6 +608,13 @@ def test_one_that_cannot_be_read_has_a_row_and_the_exit_status_is_1(capsys, pict
     ]  # fmt: skip
 
 
+def test_a_phones_pictures_in_a_folder_have_rows_that_say_the_way_out(capsys, pictures):
+    (pictures / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    status, table = predict(capsys, ".")
+    (reason,) = table.loc[table["path"] == "IMG_1.HEIC", "reason"]
+    assert status == 1 and "HEIC, which is not read; save it as JPEG or PNG" in reason
+
+
 def test_what_is_written_and_what_is_shown_agree(capsys, pictures, tmp_path):
     (pictures / "none.png").touch()
     files = [str(tmp_path / "t.csv"), str(tmp_path / "t.json")]
