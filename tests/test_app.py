@@ -356,6 +356,8 @@ def test_many_files_make_a_table_and_a_row_is_looked_at(page):
     table = test.dataframe[0].value
     assert table["path"].tolist() == ["a.png", "b.jpg", "c.png"]
     assert table["status"].iloc[1] == "unreadable" and table["label"].iloc[1] == "no verdict"
+    said = [e.value for e in test.markdown]
+    assert any("1 without a verdict; **2 outside what this detector knows**. " in s for s in said)
     starts = table["picture"].str.startswith("data:image/png;base64,")
     assert starts.fillna(False).tolist() == [True, False, True]
     test.session_state[test.dataframe[0].key] = {"selection": {"rows": [1], "columns": []}}

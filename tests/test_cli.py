@@ -608,6 +608,22 @@ def test_one_that_cannot_be_read_has_a_row_and_the_exit_status_is_1(capsys, pict
     ]  # fmt: skip
 
 
+def test_the_last_line_counts_each_picture_once(capsys, pictures):
+    (pictures / "none.png").touch()
+    photograph = sorted((REPOSITORY / "data/sample/images/test/REAL").glob("*.jpg"))[0]
+    status, out, _ = call(capsys, "predict", "none.png", str(photograph))
+    said = re.search("2 images: 1 (REAL|FAKE|UNSURE), 1 unreadable; 1 outside what it knows. ", out)
+    assert status == 1 and said
+
+
+def test_an_image_on_standard_input_is_no_list(capsys, pictures, monkeypatch):
+    data = (pictures / "a.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    status, out, err = call(capsys, "predict", "-")
+    assert status == 2 and out == "" and err.strip().isprintable()
+    assert "To judge one image, give its name instead of -." in one_line(err)
+
+
 def test_a_phones_pictures_in_a_folder_have_rows_that_say_the_way_out(capsys, pictures):
     (pictures / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     status, table = predict(capsys, ".")
