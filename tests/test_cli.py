@@ -136,7 +136,7 @@ def test_words_that_are_no_command_exit_with_2(capsys, words):
      ("tune --profile cifake", "data set 'cifake' is unknown"),
      ("tune --data none", "data set 'none' is unknown"),
      ("evaluate nowhere.csv", "nowhere.csv is no run folder and no predictions table"),
-     ("evaluate .", "no finished model"),
+     ("evaluate .", "no finished model. Train one"),
      ("publish nowhere", "nowhere has no run.json, so it is no run"),
      ("data add x nowhere.zip", "nowhere.zip does not exist"),
      ("data add a/b notebooks", "a data set cannot be called 'a/b'"),

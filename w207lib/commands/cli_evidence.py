@@ -126,8 +126,8 @@ def score_test(root: Path) -> None:
 
     if not (Path(root) / "run.json").is_file():
         raise ValueError(
-            f"--test came with {root}, which is no run folder (it has no run.json); expected one "
-            "such as runs/cifake."
+            f"--test came with {root}, which has no run.json: it is no run folder, or nothing was "
+            "trained in it yet. Expected one such as runs/cifake."
         )
     root = Path(root).resolve()
     with locks.locked(root):
