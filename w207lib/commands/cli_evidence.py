@@ -34,8 +34,9 @@ def audit_data(options) -> int:
     if options.out:
         from w207lib.plotting import audit_plots
 
-        page = audit_page.write(done, options.out)[0]
-        audit_plots.save(done.numbers, done.tables, options.out)
+        options.out.mkdir(parents=True, exist_ok=True)
+        pictures = audit_plots.save(done.numbers, done.tables, options.out)
+        page = audit_page.write(done, options.out, pictures=pictures)[0]
         print(f"page {page}")
     return 1 if done.severe else 0
 
