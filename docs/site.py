@@ -91,7 +91,7 @@ def main(folder: str = "site") -> None:
     shutil.rmtree(target, ignore_errors=True)
     dead = build(target)
     api = [sys.executable, "-W", "ignore", "-m", "pdoc", "-d", "google", "-o", target / "api"]
-    subprocess.run([*api, "w207lib", "!w207lib.app"], check=True, cwd=ROOT)  # app is a script
+    subprocess.run([*api, "w207lib", "!w207lib.pages.app$"], check=True, cwd=ROOT)  # a script
     print(f"{len(list(target.rglob('*.html')))} pages: open {target / 'index.html'}")
     if dead:
         sys.exit("Links that lead nowhere:\n" + "\n".join(dead))

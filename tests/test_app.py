@@ -21,8 +21,8 @@ from PIL import Image
 from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage
 from streamlit.testing.v1 import AppTest
 
-from w207lib import app, cli, detector, schema
-from w207lib.pages import app_parts, serve, uploads
+from w207lib import cli, detector, schema
+from w207lib.pages import app, app_parts, serve, uploads
 from w207lib.reading import images
 
 PAGE = app.__file__
@@ -356,6 +356,8 @@ def test_many_files_make_a_table_and_a_row_is_looked_at(page):
     table = test.dataframe[0].value
     assert table["path"].tolist() == ["a.png", "b.jpg", "c.png"]
     assert table["status"].iloc[1] == "unreadable" and table["label"].iloc[1] == "no verdict"
+    said = [e.value for e in test.markdown]
+    assert any("1 without a verdict; **2 outside what this detector knows**. " in s for s in said)
     starts = table["picture"].str.startswith("data:image/png;base64,")
     assert starts.fillna(False).tolist() == [True, False, True]
     test.session_state[test.dataframe[0].key] = {"selection": {"rows": [1], "columns": []}}
@@ -429,11 +431,15 @@ def test_the_map_is_orange_for_fake_blue_for_real_and_grey_for_nothing():
 
 def test_the_page_loads_no_network_library():
     code = (
-        "import sys; from w207lib import app; from w207lib.pages import serve; "
+        "import sys; from w207lib.pages import app, serve; "
         "print([m for m in ('tensorflow', 'keras', 'torch', 'jax') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_there_is_one_page_and_no_module_of_ours_is_served_as_another():
+    assert not (Path(PAGE).parent / "pages").exists()  # Streamlit serves each file of such a folder
 
 
 def test_the_page_is_bound_to_this_computer_and_reports_to_nobody():

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -129,6 +130,22 @@ def test_a_picture_is_uploaded_and_gets_a_verdict(page):
     score = uploads.judge(detector.load(), "a.png", SMALL).answer.score
     expect(page.locator(".w207 .value").first).to_have_text(f"{score:.2f}")
     expect(page.get_by_role("heading", name="Where the score comes from")).to_be_visible()
+
+
+def test_nothing_but_the_page_is_offered(page):
+    expect(page.get_by_test_id("stSidebar")).to_have_count(0)
+
+
+def test_small_print_can_be_read(page):
+    """WCAG 2: 4.5 to 1, here on white, for text of this size."""
+    caption = page.get_by_test_id("stCaptionContainer").first
+    colour, opacity = caption.evaluate(
+        "e => [getComputedStyle(e).color, getComputedStyle(e).opacity]"
+    )
+    ink = np.array([int(c) for c in re.findall(r"\d+", colour)[:3]])
+    shown = (255 - (255 - ink) * float(opacity)) / 255
+    light = np.where(shown <= 0.04045, shown / 12.92, ((shown + 0.055) / 1.055) ** 2.4)
+    assert 1.05 / (light @ [0.2126, 0.7152, 0.0722] + 0.05) >= 4.5
 
 
 def test_a_hostile_file_gets_a_sentence_is_not_executed_and_the_page_lives_on(page):

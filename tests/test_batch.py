@@ -1,4 +1,7 @@
+import asyncio
+import gc
 import json
+import logging
 import os
 import re
 import signal
@@ -8,11 +11,13 @@ import time
 from datetime import datetime
 
 import nbformat
+import papermill
 import psutil
 import pytest
+from nbclient.exceptions import DeadKernelError
 
 from w207lib import batch, config, runs
-from w207lib.running import failures, locks, notebook_files
+from w207lib.running import failures, locks, notebook_files, signals
 
 
 def statuses(summary):
@@ -291,6 +296,30 @@ def test_a_signal_ends_a_run_in_order_and_its_kernel_and_resuming_goes_on(
     make_notebook(home / "notebooks", "02", logged("02"))
     if name == "SIGTERM":
         assert statuses(run(root, resume=True)) == {"01": "kept", "02": "done", "03": "done"}
+
+
+def test_after_a_stop_the_death_of_its_kernel_is_no_news(tmp_path, monkeypatch, caplog):
+    """nbclient leaves a task that nobody asks for its error, where the kernel dies too soon."""
+    caplog.set_level(logging.INFO, "papermill")
+    caplog.set_level(logging.INFO, "asyncio")
+
+    def stopped(*words, **options):
+        logging.getLogger("papermill").error("Kernel died while waiting for execute reply.")
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(wait_in_vain())
+        loop.run_until_complete(asyncio.wait([task]))
+        loop.close()
+        raise signals.Stopped(signal.SIGTERM)
+
+    async def wait_in_vain():
+        raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(papermill, "execute_notebook", stopped)
+    notebook = notebook_files.Notebook("01", tmp_path / "01_a.ipynb", (), {})
+    with pytest.raises(signals.Stopped):
+        batch._execute(notebook, {}, tmp_path / "out" / "01_a.ipynb")
+    gc.collect()
+    assert not caplog.records
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")

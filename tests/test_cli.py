@@ -136,7 +136,7 @@ def test_words_that_are_no_command_exit_with_2(capsys, words):
      ("tune --profile cifake", "data set 'cifake' is unknown"),
      ("tune --data none", "data set 'none' is unknown"),
      ("evaluate nowhere.csv", "nowhere.csv is no run folder and no predictions table"),
-     ("evaluate .", "no finished model"),
+     ("evaluate .", "no finished model. Train one"),
      ("publish nowhere", "nowhere has no run.json, so it is no run"),
      ("data add x nowhere.zip", "nowhere.zip does not exist"),
      ("data add a/b notebooks", "a data set cannot be called 'a/b'"),
@@ -606,6 +606,29 @@ def test_one_that_cannot_be_read_has_a_row_and_the_exit_status_is_1(capsys, pict
     assert table["reason"].tolist()[::2] == [
         "no such file or directory", "corrupted: the content is no image format"
     ]  # fmt: skip
+
+
+def test_the_last_line_counts_each_picture_once(capsys, pictures):
+    (pictures / "none.png").touch()
+    photograph = sorted((REPOSITORY / "data/sample/images/test/REAL").glob("*.jpg"))[0]
+    status, out, _ = call(capsys, "predict", "none.png", str(photograph))
+    said = re.search("2 images: 1 (REAL|FAKE|UNSURE), 1 unreadable; 1 outside what it knows. ", out)
+    assert status == 1 and said
+
+
+def test_an_image_on_standard_input_is_no_list(capsys, pictures, monkeypatch):
+    data = (pictures / "a.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    status, out, err = call(capsys, "predict", "-")
+    assert status == 2 and out == "" and err.strip().isprintable()
+    assert "To judge one image, give its name instead of -." in one_line(err)
+
+
+def test_a_phones_pictures_in_a_folder_have_rows_that_say_the_way_out(capsys, pictures):
+    (pictures / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    status, table = predict(capsys, ".")
+    (reason,) = table.loc[table["path"] == "IMG_1.HEIC", "reason"]
+    assert status == 1 and "HEIC, which is not read; save it as JPEG or PNG" in reason
 
 
 def test_what_is_written_and_what_is_shown_agree(capsys, pictures, tmp_path):

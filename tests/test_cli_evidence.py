@@ -32,7 +32,11 @@ def test_an_audit_prints_its_page_writes_its_numbers_and_says_severe(capsys, tmp
     numbers = json.loads((tmp_path / "a.json").read_text())
     assert numbers["unreadable"] == 8 and numbers["exact_duplicates"] == {"all": 4}
     assert numbers["lowpass_probe_auroc"] is None
-    assert (tmp_path / "page/audit.md").is_file() and (tmp_path / "page/copies.png").is_file()
+    page = (tmp_path / "page/audit.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\]\(([^)]+)\)", page)
+    assert {"rows_unreadable.csv", "rows_exact_duplicates.csv", "copies.png"} <= set(shown)
+    made = {path.name for path in (tmp_path / "page").iterdir()}
+    assert {name for name in made if name.startswith("rows_") or ".png" in name} == set(shown)
 
 
 def test_a_folder_is_audited_where_it_lies(capsys, tmp_path, monkeypatch):

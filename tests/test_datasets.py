@@ -97,6 +97,24 @@ def test_class_folders_that_disagree_are_told_with_the_way_out(tmp_path, make_tr
     assert not caplog.messages
 
 
+def test_images_in_folders_of_neither_class_are_told_with_the_way_out(tmp_path, make_tree, caplog):
+    make_tree(tmp_path, {"photos": 2, "midjourney/a": 2, "sdxl": 1, "": 1})
+    assert find(tmp_path)["path"].tolist() == ["photos/000.png", "photos/001.png"]
+    (said,) = caplog.messages
+    assert "4 of 6 images are left out, for no folder of theirs is called REAL or FAKE: " in said
+    assert ": images in no folder of their own, midjourney/a, sdxl. " in said
+    assert "--real GLOB" in said
+    caplog.clear()
+    assert len(find(tmp_path, real="photos/*", fake="midjourney/*")) == 4
+    assert not caplog.messages
+
+
+def test_a_phones_pictures_are_not_left_out_unsaid(tmp_path, make_tree):
+    make_tree(tmp_path, {"REAL": 1, "FAKE": 1})
+    (tmp_path / "REAL" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    assert find(tmp_path)["path"].tolist() == ["FAKE/000.png", "REAL/000.png", "REAL/IMG_1.HEIC"]
+
+
 def test_rows_are_sorted_by_path_and_say_size_and_time(tmp_path, make_tree):
     make_tree(tmp_path, {"REAL": 2, "FAKE": 2})
     table = find(tmp_path)
@@ -200,7 +218,8 @@ def test_rows_of_a_sidecar_that_are_no_images_are_told(tmp_path, make_tree, capl
 def test_one_sidecar_beside_the_class_folders_counts_from_where_it_lies(
     tmp_path, make_tree, caplog, folder
 ):
-    make_tree(tmp_path, {f"{folder}/train/REAL": 1, f"{folder}/FAKE": 1, "notes": 1})
+    make_tree(tmp_path, {f"{folder}/train/REAL": 1, f"{folder}/FAKE": 1})
+    (tmp_path / "notes").mkdir()
     for other in ("notes", f"{folder}/FAKE"):  # beside no class folder
         (tmp_path / other / datasets.SIDECAR).write_text("number\n1\n")
     text = "path,generator,group\n{}FAKE\\000.png,gan,p1\ntrain/REAL/000.png,,p2\n"

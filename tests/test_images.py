@@ -200,7 +200,8 @@ def test_a_png_that_breaks_off_is_incomplete(tmp_path):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [(b"", "empty"), (b"this is text\n" * 50, "no image"), (bytes(1000), "no image"),
-     (b"<html>404 Not Found</html>", "no image")],
+     (b"<html>404 Not Found</html>", "no image"),
+     (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC, which is not read; save it as JPEG or PNG")],
 )  # fmt: skip
 def test_what_is_no_image_is_corrupted(tmp_path, data, reason):
     path = tmp_path / "a.jpg"

@@ -9,7 +9,7 @@ its folders hold what those are made of:
 - ``metrics/``: intervals, thresholds, calibration, comparisons
 - ``plotting/``: tables and images to figures
 - ``making/``: the project's own generators, and fakes
-- ``pages/``: what is published, and the web page's parts
+- ``pages/``: what is published, and the web page
 - ``machine/``: devices and memory; ``running/``: notebooks headless, processes, machines, costs
 - ``commands/``: the command line, a module a group
 

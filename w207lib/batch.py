@@ -259,7 +259,7 @@ def _execute(notebook: Notebook, parameters: dict, target: Path) -> None:
     import papermill
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what broke, we say
     bar = {"desc": notebook.path.stem, "position": 1, "leave": True, "unit": "cell"}
     before = set(_children())
     try:
@@ -269,7 +269,9 @@ def _execute(notebook: Notebook, parameters: dict, target: Path) -> None:
             progress_bar=bar if has_terminal() else False,
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # its remarks help nobody
         )  # fmt: skip
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):  # that a kernel died is no news then
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         _kill([process for process in _children() if process not in before])
         raise
     finally:

@@ -141,7 +141,8 @@ def _parser() -> argparse.ArgumentParser:
         commands, "train", "cli_train.train_recipes", "train recipes, with one seed or several"
     )
     train.add_argument("recipes", metavar="RECIPE", nargs="+",
-                       help="networks or baselines by name, or your own: FILE.py:NAME")  # fmt: skip
+                       help="networks by name: w207_simple …; transfer:<Backbone>; your own: "
+                       "FILE.py:NAME; baselines: dummy:prior, random_forest, svm")  # fmt: skip
     _training_options(train)
     train.add_argument("--seeds", type=int, default=1, metavar="N",
                        help="train each N times, with the seed and the next ones (1)")  # fmt: skip
@@ -172,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--seed", type=int, default=207, metavar="N", help="of everything (207)")
 
     general = _command(commands, "generalise", "cli_generators.generalise",
-                       "train with generators held out: what is found of the unseen?")  # fmt: skip
+                       "train with generators held out, to see what is found of them")  # fmt: skip
     general.add_argument("data", metavar="NAME", help="a data set with fakes of several families")
     general.add_argument("--recipe", default="three_conv", metavar="RECIPE",
                          help="a network by name (three_conv)")  # fmt: skip
@@ -211,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("source", metavar="RUN_OR_TABLE", type=_here,
                           help="a run folder, or predictions as .parquet or .csv")  # fmt: skip
-    evaluate.add_argument("--by", metavar="COLUMN", help="one row for each of its values")
+    evaluate.add_argument("--by", metavar="COLUMN", help="one row a value of it, such as generator")
     evaluate.add_argument("--threshold", type=float, metavar="X",
                           help="instead of the one chosen on validation")  # fmt: skip
     evaluate.add_argument("--csv", metavar="FILE", type=_here, help="write all columns there")

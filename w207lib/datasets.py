@@ -18,7 +18,7 @@ import pandas as pd
 
 from w207lib import config
 from w207lib.reading import remote
-from w207lib.reading.images import SUFFIXES, read_image
+from w207lib.reading.images import PICTURES, read_image
 from w207lib.reading.remote import Remote
 
 SIDECAR = "images.csv"
@@ -172,10 +172,11 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
         ValueError: No file belongs to a class, or one belongs to both.
     """
     rows, folders, tables, torn = [], [], [], []
+    left_out: dict[str, int] = {}
     default = PUBLIC[dataset.name].generator if dataset.name in PUBLIC else "unknown"
     for folder, entries in _entries(dataset.root):
         tables += [folder for name, *_ in entries if name == SIDECAR]
-        files = [e for e in entries if os.path.splitext(e[0])[1].lower() in SUFFIXES]
+        files = [e for e in entries if os.path.splitext(e[0])[1].lower() in PICTURES]
         if not files:
             continue
         folders.append(str(folder))
@@ -187,6 +188,7 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
             path = prefix + name
             class_name = folder_class if dataset.real is None else _class_by_glob(path, dataset)
             if class_name is None:
+                left_out[str(folder)] = left_out.get(str(folder), 0) + 1
                 continue
             made_by = "real" if class_name == "REAL" else (below or default)
             rows.append((shown(path), class_name, shown(made_by), dataset.name, "", split, size,
@@ -197,8 +199,7 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
             if dataset.real is not None
             else "lies in a folder called REAL or FAKE (or real, fake, RealArt, AiArtData …)"
         )
-        named = ["images in no folder of their own" if f == "." else f for f in folders[:6]]
-        found = ", ".join(named) or "no image at all"
+        found = _named(folders) or "no image at all"
         raise ValueError(
             f"{dataset.name}: no image {expected}; found {found}. "
             "Name them with --real GLOB --fake GLOB."
@@ -209,11 +210,24 @@ def find_images(dataset: Dataset) -> pd.DataFrame:
             "says; the first is %r. Say otherwise with --real GLOB --fake GLOB",
             dataset.name, f"{len(torn):,}", min(torn),
         )  # fmt: skip
+    if left_out and dataset.real is None:
+        log.warning(
+            "%s: %s of %s images are left out, for no folder of theirs is called REAL or FAKE: %s. "
+            "Name both classes with --real GLOB --fake GLOB",
+            dataset.name, f"{(out := sum(left_out.values())):,}", f"{len(rows) + out:,}",
+            _named(left_out),
+        )  # fmt: skip
     columns = ["path", "class_name", "generator", "source", "group", "split", "size", "modified"]
     rows.sort()
     table = pd.DataFrame(rows, columns=columns)
     place = _sidecar_folder(tables, table["path"], dataset)
     return table if place is None else _with_sidecar(table, dataset.root, place)
+
+
+def _named(folders: Iterable[str]) -> str:
+    """Return the first six folders, for a person."""
+    names = ["images in no folder of their own" if f == "." else shown(f) for f in sorted(folders)]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _entries(root: Path | Remote) -> Iterator[tuple[PurePosixPath, list[tuple[str, int, int]]]]:

@@ -51,8 +51,8 @@ def predictions(root: Path, *names: str) -> pd.DataFrame:
     ]
     if not tables:
         raise ValueError(
-            f"{root} has no finished model {' or '.join(names)}. Train one first, for instance "
-            "with: w207 run --profile sample"
+            f"{root} has no finished model{' ' * bool(names)}{' or '.join(names)}. Train one "
+            "first, for instance with: w207 run --profile sample"
         )
     return pd.concat(tables, ignore_index=True)
 

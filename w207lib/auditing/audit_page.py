@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +54,14 @@ def lines(done: Audit) -> list[str]:
     return [*text, "", f"{len(severities)} findings: {tally}"]
 
 
-def write(done: Audit, folder: Path) -> list[Path]:
+def write(done: Audit, folder: Path, *, pictures: Sequence[Path] = ()) -> list[Path]:
     """Write the page, the numbers, the tables, and the images that findings concern.
 
     Args:
         done: The audit.
         folder: Where to; made if it is not there. Other files in it stay,
             but for a former audit's.
+        pictures: Files in the folder that the page shows, from ``audit_plots.save``.
 
     Returns:
         The files: ``audit.md``, ``audit.json``, a CSV file a table, and ``rows_CHECK.csv``.
@@ -78,7 +80,7 @@ def write(done: Audit, folder: Path) -> list[Path]:
                 rows[column] = rows[column].map(schema.as_cell)
         files.append(runs.write_table(folder / f"rows_{check}.csv", rows))
     with runs.replacing(folder / PAGE) as temporary:
-        temporary.write_text(_page(done), encoding="utf-8")
+        temporary.write_text(_page(done, pictures), encoding="utf-8")
     return [folder / PAGE, *files]
 
 
@@ -92,7 +94,7 @@ def leaked_paths(folder: Path) -> list[str]:
     return sorted(paths)
 
 
-def _page(done: Audit) -> str:
+def _page(done: Audit, pictures: Sequence[Path]) -> str:
     tables = done.tables
     parts = [
         f"# Audit of {done.name}\n", as_markdown(tables["counts"]),
@@ -102,11 +104,17 @@ def _page(done: Audit) -> str:
     for finding in done.findings:
         parts.append(f"- **{finding.severity}** `{finding.check}`: {finding.title}.")
         if finding.found:
-            parts.append(f"  {finding.text} {finding.advice}".rstrip())
+            rows, table = len(finding.rows), f"rows_{finding.check}.csv"
+            listed = f" Images concerned: [{table}]({table})." if rows else ""
+            parts.append(f"  {finding.text} {finding.advice}".rstrip() + listed)
+    parts += [f"\n![{path.stem.capitalize()}]({path.name})" for path in pictures]
     parts += [
         "\n## Guesses that should not work\n",
         "Cross-validated by group, 95 % intervals. `metadata` is `container` and the bytes.\n",
         as_markdown(tables["probes"].round(3)), "\n## What differs between the classes\n",
+        "Median and quartiles, or the commonest values. `auroc`: how well this alone tells the "
+        "classes apart; 0.5 is chance. `tables`: a digest of a JPEG's quantisation tables, which "
+        "its encoder chose.\n",
         as_markdown(tables["by_class"].round(3)),
     ]  # fmt: skip
     if len(tables["filters"]):

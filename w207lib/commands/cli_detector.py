@@ -111,6 +111,11 @@ def _listed() -> list[str]:
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")
     lines = [line.rstrip("\r\n") for line in sys.stdin]  # splitlines would split within names
+    if any("\0" in line for line in lines):
+        raise ValueError(
+            "standard input holds a NUL byte, as an image and `find -print0` do; expected a list, "
+            "a path a line. To judge one image, give its name instead of -."
+        )
     return [line for line in lines if line.strip()]
 
 
@@ -146,10 +151,11 @@ def _print_verdicts(table, judge) -> None:
     counts = table["label"].value_counts()
     parts = [f"{counts[name]:,} {name}" for name in ("REAL", "FAKE", "UNSURE") if name in counts]
     status = table["status"].value_counts()
-    parts += [f"{status[name]:,} {name}" for name in ("outside", "unreadable") if name in status]
+    parts += [f"{status['unreadable']:,} unreadable"] if "unreadable" in status else []
+    beyond = f"; {status['outside']:,} outside what it knows" if "outside" in status else ""
     card = judge.path.with_suffix(".md")
     many = "image" if len(table) == 1 else "images"
     print(
-        f"\n{len(table):,} {many}: {', '.join(parts)}. A score says what an image resembles in "
-        f"{judge.card['data']['title']}, and proves nothing; see {card}."
+        f"\n{len(table):,} {many}: {', '.join(parts)}{beyond}. A score says what an "
+        f"image resembles in {judge.card['data']['title']}, and proves nothing; see {card}."
     )

@@ -34,8 +34,9 @@ def audit_data(options) -> int:
     if options.out:
         from w207lib.plotting import audit_plots
 
-        page = audit_page.write(done, options.out)[0]
-        audit_plots.save(done.numbers, done.tables, options.out)
+        options.out.mkdir(parents=True, exist_ok=True)
+        pictures = audit_plots.save(done.numbers, done.tables, options.out)
+        page = audit_page.write(done, options.out, pictures=pictures)[0]
         print(f"page {page}")
     return 1 if done.severe else 0
 
@@ -126,8 +127,8 @@ def score_test(root: Path) -> None:
 
     if not (Path(root) / "run.json").is_file():
         raise ValueError(
-            f"--test came with {root}, which is no run folder (it has no run.json); expected one "
-            "such as runs/cifake."
+            f"--test came with {root}, which has no run.json: it is no run folder, or nothing was "
+            "trained in it yet. Expected one such as runs/cifake."
         )
     root = Path(root).resolve()
     with locks.locked(root):

@@ -21,6 +21,7 @@ STYLE = """<style>
 .stMain h1 {font-size: 2.6rem; letter-spacing: -0.02em; padding-bottom: .6rem}
 .stMain h2 {font-size: 1.9rem; letter-spacing: -0.01em; padding-top: 0}
 .stMain [data-testid="stText"] {overflow-wrap: anywhere}
+.stMain [data-testid="stCaptionContainer"] {opacity: .75}
 .stMain .stImage img {border-radius: 8px}
 .w207 {font-variant-numeric: tabular-nums; padding: .4rem 0}
 .w207 .row {display: grid; grid-template-columns: 11em 1fr 3.4em; align-items: center;

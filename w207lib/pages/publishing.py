@@ -95,7 +95,8 @@ def _summary(root: Path) -> dict:
     path = root / "summary.json"
     if not (root / "run.json").is_file():
         raise ValueError(
-            f"{root} has no run.json, so it is no run. Expected a folder such as runs/cifake."
+            f"{root} has no run.json, so it is no run, or one in which nothing was trained yet. "
+            "Expected a folder such as runs/cifake."
         )
     if path.is_file():
         if not any(

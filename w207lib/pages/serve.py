@@ -88,6 +88,6 @@ def run(port: int, model: str) -> None:
     # Beyond this an upload would be spooled to disk: nothing that is allowed in reaches it.
     MultiPartParser.spool_max_size = (uploads.MOST_MEGABYTES + 1) * 2**20
     os.environ[MODEL_VARIABLE] = model
-    page = str(Path(__file__).parents[1] / "app.py")
+    page = str(Path(__file__).with_name("app.py"))  # beside a folder `pages`, Streamlit serves that
     with contextlib.redirect_stdout(io.StringIO()):  # our own words are said
         cli.main(["run", page, *settings(port)], prog_name="streamlit", standalone_mode=False)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from w207lib import datasets
 from w207lib.machine import devices
-from w207lib.reading.images import SUFFIXES
+from w207lib.reading.images import PICTURES
 
 MOST_MEMBERS = 500_000
 """Python keeps about 1 KB of each in memory."""
@@ -194,7 +194,7 @@ def _check_member(name: str) -> None:
 def _wanted(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts if part != ".")
-    return not hidden and (path.suffix.lower() in SUFFIXES or path.name == datasets.SIDECAR)
+    return not hidden and (path.suffix.lower() in PICTURES or path.name == datasets.SIDECAR)
 
 
 def _write(path: Path, data) -> None:

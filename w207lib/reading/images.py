@@ -19,9 +19,13 @@ from w207lib.reading.remote import Remote
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .avif".split()
 )
+PICTURES = SUFFIXES | {".heic", ".heif"}
+"""What is looked for: a phone's own format too, which is not read, but must not vanish unsaid."""
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded, by Pillow's names, whatever a file is called. Its other decoders never see a
 file: that of EPS would start Ghostscript, a program that files can program."""
+HEIC = (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftypmif1")
+"""Bytes 4 to 12 of such files (ISO/IEC 23008-12); AVIF, which shares the last, is read."""
 RESAMPLING = "bicubic"
 """The one filter that resizes: Pillow's bicubic, which antialiases when it makes smaller."""
 MAX_PIXELS = 178_000_000
@@ -128,6 +132,8 @@ def decode(
             image: Image.Image = Image.open(io.BytesIO(data), formats=formats or FORMATS)
     except UnidentifiedImageError:
         expected = f"none of {', '.join(formats)}" if formats else "no image format"
+        if data[4:12] in HEIC:
+            expected = "HEIC, which is not read; save it as JPEG or PNG"
         raise UnreadableImage(name, "corrupted", f"the content is {expected}") from None
     except Exception as error:
         raise UnreadableImage(name, "corrupted", _clause(error)) from None

@@ -15,7 +15,7 @@ def find_images(arguments: Iterable[str]) -> list[Path | Remote]:
     """Turn command-line words into image files.
 
     Args:
-        arguments: Files, folders (searched to the bottom for image suffixes, hidden files and
+        arguments: Files, folders (searched to the bottom for ``images.PICTURES``, hidden files and
             folders left out), patterns with ``*``, ``?`` or ``[]``, and addresses of files or
             folders (``s3://bucket/prefix``).
 
@@ -58,14 +58,14 @@ def _below(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]  # not looked into
         found += [Path(place) / name for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in images.SUFFIXES)
+    return sorted(path for path in found if path.suffix.lower() in images.PICTURES)
 
 
 def _find_remote(place: Remote) -> list[Remote]:
     if place.is_file():
         return [place]
     names = [row.name for row in remote.listing(place) if not _hidden(PurePosixPath(row.name))]
-    return [place / n for n in names if os.path.splitext(n)[1].lower() in images.SUFFIXES]
+    return [place / n for n in names if os.path.splitext(n)[1].lower() in images.PICTURES]
 
 
 def _hidden(path: PurePath) -> bool:

@@ -213,8 +213,10 @@ def _show_many(made: detector.Detector, judged: list[uploads.Judged], key: str) 
     parts = [f"{counts[label]} {words}" for label, words in ROUGHLY.items() if label in counts]
     unreadable = (rows["status"] == "unreadable").sum()
     parts += [f"{unreadable} without a verdict"] if unreadable else []
+    outside = (rows["status"] == "outside").sum()
+    beyond = f"; **{outside} outside what this detector knows**" if outside else ""
     st.header(f"{len(rows)} pictures", anchor=False)
-    st.markdown(f"{', '.join(parts)}. Sort by any column; choose a row to see more of it.")
+    st.markdown(f"{', '.join(parts)}{beyond}. Sort by any column; choose a row to see more of it.")
     shown = rows.assign(
         picture=[app_parts.data_url(one.picture, THUMBNAIL) for one in judged],
         label=rows["label"].map(ROUGHLY).fillna("no verdict"),
