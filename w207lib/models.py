@@ -377,10 +377,11 @@ RECIPES: dict[str, Recipe] = {
         pace={"epochs": 32, "batch_size": 128},
     ),
     "broad": Recipe(
-        networks.residual, 32, "sigmoid", 2e-3,
-        "ours: a small residual network (He et al. 2016), for fakes of many generators",
-        scaling="[-1, 1]", schedule="cosine",
+        networks.compact, 32, "sigmoid", 5e-3,
+        "ours: compact's layers, for fakes of many generators",
+        optimizer="muon", scaling="[-1, 1]", schedule="cosine",
         augment={"horizontal_flip": True, "blur": 0.5, "jpeg": 0.3},
-        options={"filters": (24, 64, 112), "dropout": 0.0},
+        options={"filters": (24, 64, 128)}, residual=True, mirror=True,
+        pace={"epochs": 6, "batch_size": 128},
     ),
 }  # fmt: skip

@@ -100,25 +100,3 @@ def compact(keras, x, *, seed, filters):
         x = layers.MaxPooling2D(2)(convolve(x, count))  # before the norm, which has less to do
         x = finish(convolve(finish(x), count))
     return layers.GlobalAveragePooling2D(name="embedding")(x)
-
-
-def residual(keras, x, *, seed, filters, dropout):
-    """Ours: a small residual network (He et al. 2016)."""
-    layers = keras.layers
-
-    def convolve(x, count, stride=1):
-        x = layers.Conv2D(count, 3, strides=stride, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization()(x)
-
-    x = layers.ReLU()(convolve(x, filters[0]))
-    for place, count in enumerate(filters):
-        stride = 1 if place == 0 else 2
-        shortcut = x
-        if stride > 1:
-            shortcut = layers.AveragePooling2D(2)(x)
-            shortcut = layers.Conv2D(count, 1, use_bias=False)(shortcut)
-            shortcut = layers.BatchNormalization()(shortcut)
-        x = layers.ReLU()(convolve(x, count, stride))
-        x = layers.ReLU()(layers.Add()([convolve(x, count), shortcut]))
-    x = layers.GlobalAveragePooling2D(name="embedding")(x)
-    return layers.Dropout(dropout, seed=seed)(x) if dropout else x
