@@ -79,7 +79,7 @@ def test_an_audit_with_nothing_severe_says_so_and_takes_predictions(capsys, tmp_
         ("audit sample --predictions README.md", "no run folder and no predictions table"),
         ("audit sample --predictions data/reports.csv", "predictions table: column(s) path"),
         ("audit sample --out README.md", "--out README.md is a file; expected a folder"),
-        ("evaluate data --test", "which is no run folder (it has no run.json)"),
+        ("evaluate data --test", "which has no run.json: it is no run folder"),
         ("evaluate results/recipes --threshold 0.9 --page e.md", "--page would not follow"),
         ("evaluate results/recipes --threshold 0 --page e.md", "--page would not follow"),
         ("evaluate results/recipes --by generator --page e.md", "--page would not follow"),
