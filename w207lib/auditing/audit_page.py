@@ -15,6 +15,12 @@ from w207lib.audit import Audit
 from w207lib.auditing import findings
 from w207lib.metrics import intervals
 
+SHOWN = {
+    "copies": "Copies within a split, and of test images in training: the same pixels, and near",
+    "probes": "AUROC of three guesses that should not work, with 95 % intervals",
+    "spectra": "Amplitudes above a 1/f line by frequency, each class beside known filters",
+}
+"""What each picture of ``audit_plots.save`` shows, for those who do not see it."""
 PAGE, NUMBERS = "audit.md", "audit.json"
 EXAMPLES = 5
 
@@ -107,7 +113,7 @@ def _page(done: Audit, pictures: Sequence[Path]) -> str:
             rows, table = len(finding.rows), f"rows_{finding.check}.csv"
             listed = f" Images concerned: [{table}]({table})." if rows else ""
             parts.append(f"  {finding.text} {finding.advice}".rstrip() + listed)
-    parts += [f"\n![{path.stem.capitalize()}]({path.name})" for path in pictures]
+    parts += [f"\n![{SHOWN[path.stem]}]({path.name})" for path in pictures]
     parts += [
         "\n## Guesses that should not work\n",
         "Cross-validated by group, 95 % intervals. `metadata` is `container` and the bytes.\n",
