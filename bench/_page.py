@@ -116,7 +116,7 @@ SECTIONS = (
         "less than two of them away says nothing. Blur costs accuracy here, and is kept for the "
         "verdicts that turned without it (decision 14). Shifts and erased parts are meant for "
         "trainings six times as long. `four groups` was stopped unfinished after six times the "
-        "processor time of `compact`: its gradients are slow.",
+        "processor time of `compact`; most likely its gradients are slow (inferred).",
     ),
     (
         "Decoding once", lambda: read("decode"),
